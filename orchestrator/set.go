@@ -1,0 +1,213 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// SetID names a snapshot set: "set-" and 16 hexadecimal digits.
+type SetID string
+
+// State is where a snapshot set stands; design section 3 tells the story.
+type State string
+
+const (
+	StatePlanned   State = "planned"
+	StatePrepared  State = "prepared"
+	StateGuestDone State = "guest-done"
+	StateSplit     State = "split"
+	StateVerified  State = "verified"
+	StateRecovered State = "recovered"
+	StateReady     State = "ready"
+	StateReleased  State = "released"
+	StateAborted   State = "aborted"
+)
+
+// Final reports whether nothing more will happen to a set in this state.
+func (s State) Final() bool { return s == StateReleased || s == StateAborted }
+
+// Request asks for a snapshot set.
+type Request struct {
+	VMs []string `json:"vms"`
+	// Level is the least that will do. A VM that can't reach it fails the set
+	// before any guest is touched.
+	Level Level `json:"level"`
+	// AllowUnmirrored consents to production running on one copy meanwhile.
+	AllowUnmirrored bool `json:"allowUnmirrored,omitempty"`
+	// Initiators see the recovered LUNs. None: they are recovered and kept,
+	// and seen by nobody until snapshot expose.
+	Initiators []string `json:"initiators,omitempty"`
+	// ExposeDirty exposes the dirty splits as well, read-only.
+	ExposeDirty bool `json:"exposeDirty,omitempty"`
+	// GuestLimit bounds the guest step; the guest keeps it by itself. 0: 2 min.
+	GuestLimit time.Duration `json:"guestLimit,omitempty"`
+	// PauseLimit bounds a pause; a guard process keeps it. 0: 10 s.
+	PauseLimit time.Duration `json:"pauseLimit,omitempty"`
+	// Attempts bounds how often the set is tried again after a VM changed its
+	// state in the middle. 0: 3.
+	Attempts int `json:"attempts,omitempty"`
+	// Lease ends the set by itself when nobody released it. 0: 24 h.
+	Lease time.Duration `json:"lease,omitempty"`
+	// DryRun plans and goes no further.
+	DryRun bool `json:"dryRun,omitempty"`
+	// Keep decides what becomes of splits at release: resynced (default) or
+	// deleted.
+	DeleteSplits bool `json:"deleteSplits,omitempty"`
+	// Note is the operator's own words, kept in the document.
+	Note string `json:"note,omitempty"`
+}
+
+// Set is the document of a snapshot set: what was asked, what was done, what
+// was reached and the evidence for it. It is complete at every moment.
+type Set struct {
+	Version int       `json:"version"` // of this document: 1
+	ID      SetID     `json:"id"`
+	State   State     `json:"state"`
+	Reason  string    `json:"reason,omitempty"` // why it was aborted, or is less than asked
+	Request Request   `json:"request"`
+	Created time.Time `json:"created"`
+	Updated time.Time `json:"updated"`
+	Attempt int       `json:"attempt"`
+
+	VMs     []VMResult `json:"vms"`
+	Splits  []Split    `json:"splits,omitempty"`
+	LUNs    []LUN      `json:"luns,omitempty"`
+	Steps   []Step     `json:"steps,omitempty"` // the timeline
+	Expires time.Time  `json:"expires,omitzero"`
+	TraceID string     `json:"traceId,omitempty"`
+}
+
+// VMResult is what became of one VM.
+type VMResult struct {
+	Name    string  `json:"name"`
+	Verdict Verdict `json:"verdict"`
+	Asked   Level   `json:"asked"`
+	Reached Level   `json:"reached"`
+	// Why Reached is less than the best there is ("" if it is not).
+	Why      string         `json:"why,omitempty"`
+	Evidence []string       `json:"evidence,omitempty"`
+	Volumes  []VolumeResult `json:"volumes,omitempty"`
+	Writers  []WriterResult `json:"writers,omitempty"`
+	Pause    *Pause         `json:"pause,omitempty"`
+	Config   string         `json:"config,omitempty"`
+	Disks    []DiskResult   `json:"disks"`
+}
+
+// DiskResult ties a virtual disk to the volume and split under it.
+type DiskResult struct {
+	Device string `json:"device"`
+	Array  string `json:"array"`
+	Volume string `json:"volume"`
+	Split  string `json:"split,omitempty"`
+}
+
+// VolumeResult is one guest volume: its own snapshot, and what the split held.
+type VolumeResult struct {
+	Name     string    `json:"name"`
+	UUID     string    `json:"uuid"`
+	Snapshot string    `json:"snapshot,omitempty"` // UUID of the in-guest snapshot
+	Kind     string    `json:"kind,omitempty"`
+	Mount    string    `json:"mount,omitempty"`
+	Began    time.Time `json:"began,omitzero"` // guest clock
+	Ended    time.Time `json:"ended,omitzero"`
+	Found    bool      `json:"found"` // found by its UUID in the split, and valid
+	Reached  Level     `json:"reached"`
+	Why      string    `json:"why,omitempty"`
+}
+
+// WriterResult is an application writer's part.
+type WriterResult struct {
+	App     string   `json:"app"`
+	Version string   `json:"version,omitempty"`
+	State   string   `json:"state"`
+	Method  string   `json:"method,omitempty"`
+	Volumes []string `json:"volumes,omitempty"`
+	Include []string `json:"include,omitempty"`
+	Exclude []string `json:"exclude,omitempty"`
+	Restore string   `json:"restore,omitempty"`
+	Label   string   `json:"label,omitempty"` // to be kept with the backup
+	Error   string   `json:"error,omitempty"`
+}
+
+// Split is one array snapshot of the set.
+type Split struct {
+	Array    string        `json:"array"`
+	ID       string        `json:"id"`
+	Volume   string        `json:"volume"`
+	Size     int64         `json:"size"`
+	NAA      string        `json:"naa,omitempty"`
+	UUID     string        `json:"uuid,omitempty"`
+	Method   string        `json:"method"`
+	State    string        `json:"state"`
+	Group    string        `json:"group,omitempty"`
+	At       time.Time     `json:"at"`
+	Held     time.Duration `json:"held,omitempty"`
+	Reached  Level         `json:"reached"`            // only as good as its worst disk
+	Recovery string        `json:"recovery,omitempty"` // "view", "" (none needed or none made)
+}
+
+// LUN is how a backup host reaches a copy.
+type LUN struct {
+	Name     string   `json:"name"`
+	Split    string   `json:"split"`
+	Clean    bool     `json:"clean"` // the recovered view; false: the dirty split itself
+	Portals  []string `json:"portals"`
+	IQN      string   `json:"iqn"`
+	LUN      uint64   `json:"lun"`
+	NAA      string   `json:"naa,omitempty"`
+	UUID     string   `json:"uuid,omitempty"`
+	Writable bool     `json:"writable"`
+}
+
+// Step is one line of the timeline.
+type Step struct {
+	Name  string    `json:"name"`
+	VM    string    `json:"vm,omitempty"`
+	Clock string    `json:"clock"` // "host" or "guest"
+	From  time.Time `json:"from"`
+	To    time.Time `json:"to,omitzero"`
+	Error string    `json:"error,omitempty"`
+}
+
+// Event tells a watcher that a set moved on.
+type Event struct {
+	Set   SetID     `json:"set"`
+	At    time.Time `json:"at"`
+	State State     `json:"state"`
+	Text  string    `json:"text"` // one line for a person
+}
+
+// Service is what every door (command line, API, hooks) offers. All methods may
+// be called at once.
+type Service interface {
+	// VMs lists every VM of every host writer.
+	VMs(ctx context.Context) ([]VM, error)
+	// Explain classifies one VM, or all where name is "".
+	Explain(ctx context.Context, name string) ([]Verdict, error)
+	// Create starts a set and returns as soon as it is journaled. With
+	// Request.DryRun it returns the plan and nothing is kept.
+	Create(ctx context.Context, r Request) (Set, error)
+	// Get returns a set's document.
+	Get(ctx context.Context, id SetID) (Set, error)
+	// List returns all sets, newest first.
+	List(ctx context.Context) ([]Set, error)
+	// Wait returns when the set is ready, released or aborted; watch, if not
+	// nil, is called for each event from the set's beginning.
+	Wait(ctx context.Context, id SetID, watch func(Event)) (Set, error)
+	// Release gives back all that a set holds: LUNs, views, splits, in-guest
+	// snapshots. On a set under way it aborts it.
+	Release(ctx context.Context, id SetID) (Set, error)
+}
+
+// Errors of a Service, compared with errors.Is. The command line turns them
+// into its exit codes.
+var (
+	ErrNotFound     = errors.New("not found")
+	ErrBusy         = errors.New("busy")
+	ErrUsage        = errors.New("request can't be taken")
+	ErrLevel        = errors.New("level not reached")
+	ErrTimeout      = errors.New("timed out")
+	ErrUnreachable  = errors.New("unreachable")
+	ErrNotPermitted = errors.New("not permitted")
+)
