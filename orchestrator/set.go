@@ -20,7 +20,10 @@ const (
 	StateVerified  State = "verified"
 	StateRecovered State = "recovered"
 	StateReady     State = "ready"
+	StateReleasing State = "releasing" // what it holds is being given back, as asked
 	StateReleased  State = "released"
+	StateRetrying  State = "retrying" // a VM changed its state: undone, to be tried again
+	StateAborting  State = "aborting" // being undone
 	StateAborted   State = "aborted"
 )
 
@@ -51,8 +54,7 @@ type Request struct {
 	Lease time.Duration `json:"lease,omitempty"`
 	// DryRun plans and goes no further.
 	DryRun bool `json:"dryRun,omitempty"`
-	// Keep decides what becomes of splits at release: resynced (default) or
-	// deleted.
+	// DeleteSplits drops the splits at release instead of resyncing them.
 	DeleteSplits bool `json:"deleteSplits,omitempty"`
 	// Note is the operator's own words, kept in the document.
 	Note string `json:"note,omitempty"`
@@ -158,6 +160,16 @@ type LUN struct {
 	NAA      string   `json:"naa,omitempty"`
 	UUID     string   `json:"uuid,omitempty"`
 	Writable bool     `json:"writable"`
+	// Socket serves the same content as NBD on this host, for readers that
+	// need no iSCSI ("" if there is none).
+	Socket string `json:"socket,omitempty"`
+}
+
+// ExposeRequest says to whom LUNs become visible, and which.
+type ExposeRequest struct {
+	Initiators []string `json:"initiators"`
+	Writable   bool     `json:"writable,omitempty"`
+	Dirty      bool     `json:"dirty,omitempty"` // the dirty splits too; these stay read-only
 }
 
 // Step is one line of the timeline.
@@ -195,6 +207,11 @@ type Service interface {
 	// Wait returns when the set is ready, released or aborted; watch, if not
 	// nil, is called for each event from the set's beginning.
 	Wait(ctx context.Context, id SetID, watch func(Event)) (Set, error)
+	// Expose lets initiators see the set's LUNs, or raises them to writable on
+	// the same LUN numbers. The set must be ready.
+	Expose(ctx context.Context, id SetID, r ExposeRequest) (Set, error)
+	// Unexpose takes all LUNs of the set away; the copies stay.
+	Unexpose(ctx context.Context, id SetID) (Set, error)
 	// Release gives back all that a set holds: LUNs, views, splits, in-guest
 	// snapshots. On a set under way it aborts it.
 	Release(ctx context.Context, id SetID) (Set, error)
