@@ -1,0 +1,46 @@
+// Package embedded is the software array: volumes with real mirrors, kept as
+// plain raw files that any tool can read if Cleave is gone. It is the default
+// array and the reference for every other provider.
+//
+// # On disk
+//
+// A pool is a directory that stands for a disk. A mirror is one sparse file in
+// it, <pool>/<volume name>/<mirror>.raw, byte for byte the volume's content; a
+// split renames nothing and copies nothing. Beside it lies <mirror>.json, a
+// label that says what the file is, for people and for the day the catalogue
+// is lost. The state directory holds the catalogue (which is the authority),
+// and per volume the intent log and the dirty-region bitmaps.
+//
+// # Promises
+//
+// Acknowledged means in the page cache of every mirror in sync: a write-back
+// cache. Stable means after Sync, or never acknowledged before it was.
+//
+//   - A region's mark is stable in the intent log before a write to it begins.
+//     After a crash at any point the mirrors are made equal by copying the
+//     marked regions from one of them, while the volume is in use; until that
+//     is done, reads come from that one mirror.
+//   - A mirror that errs is dropped, and that it was is stable before the write
+//     that found it out is acknowledged. The last mirror is never dropped: its
+//     errors are the volume's.
+//   - A split is a change of epoch. Under the admission locks of all volumes of
+//     the group their sets of mirrors change, and nothing else: no I/O, no
+//     allocation of disk space, no wait for writes. Writes admitted before
+//     finish on both halves, which is right, since nobody has been told that
+//     they are done. The call then waits for them, syncs both halves, and makes
+//     the group's record stable in one step: after a crash a group is whole or
+//     absent, and an absent one's mirrors go back to their volumes.
+//   - Two writes that overlap land in the same order on every mirror.
+//   - Of two daemons on one state directory or pool, the second is refused.
+//
+// # Who may call what
+//
+// Array's methods may be called at once. Devices (Volume, Snapshot,
+// WritableSnapshot) are handles: each was opened by somebody, who is named in
+// the Busy error of whoever wants to delete what is under it, and who closes
+// it. Array implements driver.Driver, GroupSplitter, Opener, Resyncer and
+// Describer; exposing as LUNs is composed by the data plane from OpenVolume,
+// OpenSnapshot and OpenWritable.
+//
+// Wherever a VolumeID is asked for, the volume's name does as well.
+package embedded

@@ -1,0 +1,135 @@
+package embedded
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/embedded/disk"
+	"github.com/cleave-san/cleave/lun"
+)
+
+// Options of an array. StateDir and Pools are required.
+type Options struct {
+	// StateDir holds the catalogue, intent logs and bitmaps. It is made if it
+	// is not there. It should not lie in a pool: losing a disk must not lose
+	// the record of what was on the other.
+	StateDir string
+	// Pools are directories by name, one for each disk. They are made if they
+	// are not there and nothing is yet expected in them.
+	Pools map[string]string
+
+	// Logger is told what an operator should know. Default: nothing is logged.
+	Logger *slog.Logger
+	// OnEvent is called, one call at a time and from a goroutine of the
+	// array's own, with everything that happens without having been asked for.
+	OnEvent func(Event)
+
+	// LogLimit bounds, per volume, the bytes that are copied after a crash:
+	// when regions of so many bytes are marked, a write to a further one
+	// waits until mirrors have been synced and marks cleared. Default: 4 GiB.
+	LogLimit int64
+	// LogIdle is after which time without a write a region's mark is cleared.
+	// Default: 5 s.
+	LogIdle time.Duration
+	// ResyncRate limits the copying to mirrors in all volumes together, in
+	// bytes per second. 0 is no limit.
+	ResyncRate int64
+
+	// FS is the file system; tests put their own. Default: disk.OS().
+	FS disk.FS
+	// Now is the clock of records and events. Default: time.Now.
+	Now func() time.Time
+}
+
+// CreateVolume asks for a volume.
+type CreateVolume struct {
+	// Name is 1 to 63 bytes of [a-z0-9._-], beginning with a letter or digit,
+	// and not in use.
+	Name string
+	// Size in bytes, a positive multiple of 512, at most 16 TiB.
+	Size int64
+	// Pools has the name of one pool for each mirror. Two mirrors in one pool
+	// are allowed, but no protection against the loss of a disk.
+	Pools []string
+}
+
+// VolumeInfo describes a volume at one moment.
+type VolumeInfo struct {
+	driver.Volume
+	Created time.Time `json:"created"`
+	// Replicas are its mirrors, in sync or not, without those split off.
+	Replicas []MirrorInfo `json:"replicas"`
+	// Wanted is how many mirrors it should have, those split off included.
+	Wanted int `json:"wanted"`
+	// Snapshots are split off and not yet back.
+	Snapshots []driver.SnapshotID `json:"snapshots,omitempty"`
+	// UnmirroredSince is set while fewer than two mirrors are in sync.
+	UnmirroredSince time.Time `json:"unmirroredSince,omitzero"`
+	// Recovering is how many bytes remain to be compared after a crash.
+	Recovering int64 `json:"recovering,omitempty"`
+	// UsedBy names who has it open.
+	UsedBy []string `json:"usedBy,omitempty"`
+}
+
+// MirrorInfo describes one mirror of a volume.
+type MirrorInfo struct {
+	ID    lun.Identity        `json:"id"`
+	Pool  string              `json:"pool"`
+	File  string              `json:"file"` // path of the raw file
+	State driver.ReplicaState `json:"state"`
+	// Reason says in one line why it is Broken, or what stalls its copying.
+	Reason string `json:"reason,omitempty"`
+	// Copied of ToCopy bytes are done, while it is Unsynchronized. Both are 0
+	// until the copying has begun.
+	Copied int64 `json:"copied,omitempty"`
+	ToCopy int64 `json:"toCopy,omitempty"`
+}
+
+// SnapshotInfo describes a split.
+type SnapshotInfo struct {
+	driver.Snapshot
+	VolumeName string   `json:"volumeName"`
+	Pool       string   `json:"pool"`
+	File       string   `json:"file"` // path of the raw file
+	Reason     string   `json:"reason,omitempty"`
+	UsedBy     []string `json:"usedBy,omitempty"`
+	// ResyncBytes is what a resync would copy now, an upper bound.
+	ResyncBytes int64 `json:"resyncBytes"`
+}
+
+// PoolInfo describes a pool.
+type PoolInfo struct {
+	Name string `json:"name"`
+	Dir  string `json:"dir"`
+	Size int64  `json:"size"`
+	Free int64  `json:"free"`
+	// Reason says why it can't be used, and is empty if it can.
+	Reason string `json:"reason,omitempty"`
+}
+
+// EventKind is what happened.
+type EventKind string
+
+const (
+	MirrorDropped   EventKind = "mirror-dropped"   // it erred; the volume goes on
+	VolumeOffline   EventKind = "volume-offline"   // no mirror of it can be used
+	SnapshotInvalid EventKind = "snapshot-invalid" // its file can't be used
+	SplitUndone     EventKind = "split-undone"     // a group did not become whole
+	Recovered       EventKind = "recovered"        // mirrors are equal after a crash
+	MapDamaged      EventKind = "map-damaged"      // a bitmap or log failed its checksum: more is copied
+	ResyncDone      EventKind = "resync-done"
+	ResyncStalled   EventKind = "resync-stalled"
+	LeftOver        EventKind = "left-over" // a file that nothing refers to
+	Unmirrored      EventKind = "unmirrored"
+)
+
+// Event is one thing that happened without having been asked for.
+type Event struct {
+	At     time.Time       `json:"at"`
+	Kind   EventKind       `json:"kind"`
+	Volume driver.VolumeID `json:"volume,omitempty"`
+	Name   string          `json:"name,omitempty"` // the volume's name
+	Mirror lun.Identity    `json:"mirror,omitzero"`
+	Text   string          `json:"text"` // one line
+}
