@@ -163,6 +163,7 @@ type LUN struct {
 	// Socket serves the same content as NBD on this host, for readers that
 	// need no iSCSI ("" if there is none).
 	Socket string `json:"socket,omitempty"`
+	Export string `json:"export,omitempty"`
 }
 
 // ExposeRequest says to whom LUNs become visible, and which.

@@ -85,10 +85,20 @@ type GuestWriter struct {
 type Verdict struct {
 	VM      string   `json:"vm"`
 	Class   Class    `json:"class"`
-	Best    Level    `json:"best"`    // the best level that can be reached now
+	Best    Level    `json:"best"` // the best level that can be reached now
+	How     How      `json:"how,omitempty"`
 	Reason  string   `json:"reason"`  // one line
 	Volumes []string `json:"volumes"` // array volumes under its disks, "array/volume"
 }
+
+// How is the way in which a VM's copy is made.
+type How string
+
+const (
+	ByGuest  How = "guest-snapshot" // the guest snapshots its own volumes; then the split
+	ByPause  How = "pause"          // it is paused over the split
+	ByItself How = "as-it-is"       // it does not run: only the split
+)
 
 // Pause is how long a VM stood still, measured on the host.
 type Pause struct {
