@@ -1,0 +1,157 @@
+// Package open asks what devices hold: partition tables, volume groups that may
+// span several of them, and the snapshots inside. It is the one place that
+// knows all formats; a new format is named here once.
+//
+//	c, err := open.Probe(ctx, open.Source{Name: "disk.img", Device: dev})
+//	v, err := c.Volume("vg/lv")  // or a UUID
+//	v.Device.ReadAt(...)
+//
+// Probing reads headers, metadata text and nothing else; snapshot tables are
+// read when a snapshot is opened. Nothing is written, mounted or activated.
+//
+// Names of volumes: "disk" is the content of the virtual disk, "p1" its first
+// partition, "vg/lv" a logical volume or snapshot. Where several devices were
+// given, disks and partitions are numbered: "1:disk", "2:p1".
+//
+// What is probed may belong to a stranger: errors of damaged input are
+// *lun.FormatError, and probing is bounded in memory and time by the packages
+// below. Contents may be used by several goroutines.
+package open
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/partition"
+	"github.com/cleave-san/cleave/lun/store/lvm2"
+)
+
+// Source is a device to probe and what to call it in messages.
+type Source struct {
+	Name   string
+	Device lun.Device
+}
+
+// Disk is one source and what was found directly on it.
+type Disk struct {
+	Source
+	Container string           // "raw"
+	Table     *partition.Table // nil: not partitioned
+	PVs       []*lvm2.PV
+}
+
+// Contents is what the sources hold together.
+type Contents struct {
+	Disks  []*Disk
+	Groups []*lvm2.Group
+	// Damage is what carries a signature and can't be read. The rest was
+	// probed all the same.
+	Damage []error
+
+	sources []Source
+}
+
+// ErrNotFound says that no volume has the name or UUID. Compared with
+// errors.Is.
+var ErrNotFound = errors.New("no such volume")
+
+// Probe looks into the sources. The error is only for devices that can't be
+// read, sources that make no sense together, and ctx; damaged content is in
+// Contents.Damage.
+func Probe(ctx context.Context, sources ...Source) (*Contents, error) {
+	if len(sources) == 0 {
+		return nil, errors.New("no device was given")
+	}
+	c := &Contents{sources: sources}
+	var pvs []*lvm2.PV
+	for _, s := range sources {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		d := &Disk{Source: s, Container: "raw"}
+		if err := c.probeDisk(d); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.Name, err)
+		}
+		c.Disks = append(c.Disks, d)
+		pvs = append(pvs, d.PVs...)
+	}
+	groups, damage := lvm2.Assemble(pvs)
+	c.Groups = groups
+	c.Damage = append(c.Damage, damage...)
+	return c, nil
+}
+
+// probeDisk reads the partition table and looks for PVs in every partition, or
+// on the whole disk where there is none.
+func (c *Contents) probeDisk(d *Disk) error {
+	t, err := partition.Read(d.Device)
+	switch {
+	case err == nil:
+		d.Table = t
+	case errors.Is(err, lun.ErrNotFormat):
+	case c.damaged(d, err):
+		return nil
+	default:
+		return err
+	}
+	if t == nil || len(t.Partitions) == 0 {
+		return c.probePV(d, 0, d.Device.Size())
+	}
+	for _, p := range t.Partitions {
+		if err := c.probePV(d, p.Off, p.Len); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Contents) probePV(d *Disk, off, n int64) error {
+	pv, err := lvm2.ReadPV(d.Device, off, n)
+	switch {
+	case err == nil:
+		d.PVs = append(d.PVs, pv)
+	case errors.Is(err, lun.ErrNotFormat), c.damaged(d, err):
+	default:
+		return err
+	}
+	return nil
+}
+
+// damaged files err as damage if it is a *lun.FormatError.
+func (c *Contents) damaged(d *Disk, err error) bool {
+	var fe *lun.FormatError
+	if !errors.As(err, &fe) {
+		return false
+	}
+	c.Damage = append(c.Damage, fmt.Errorf("%s: %w", d.Name, err))
+	return true
+}
+
+// DiskName is the volume name of disk i: "disk", or "2:disk" among several.
+func (c *Contents) DiskName(i int) string { return c.prefix(i) + "disk" }
+
+// PartitionName is the volume name of partition n of disk i.
+func (c *Contents) PartitionName(i, n int) string { return fmt.Sprintf("%sp%d", c.prefix(i), n) }
+
+func (c *Contents) prefix(i int) string {
+	if len(c.Disks) < 2 {
+		return ""
+	}
+	return fmt.Sprintf("%d:", i+1)
+}
+
+// known lists volume names for an error message.
+func (c *Contents) known() string {
+	var names []string
+	for _, v := range c.Volumes() {
+		if len(names) == 12 {
+			names = append(names, "…")
+			break
+		}
+		names = append(names, v.Name)
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,170 @@
+package open
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/store/dmsnap"
+	"github.com/cleave-san/cleave/lun/store/lvm2"
+)
+
+// Kind is what a volume is.
+type Kind string
+
+const (
+	KindDisk      Kind = "disk"
+	KindPartition Kind = "partition"
+	KindLogical   Kind = "logical volume"
+	KindSnapshot  Kind = "snapshot"
+)
+
+// Volume is something that has content of its own and a name.
+type Volume struct {
+	Name, UUID string
+	Kind       Kind
+	Size       int64
+	Created    time.Time      // zero where it isn't known
+	Group      *lvm2.Group    // logical volumes and snapshots
+	LV         *lvm2.LV       // logical volumes; of a snapshot, its store
+	Snapshot   *lvm2.Snapshot // snapshots
+
+	open func() (lun.Device, error)
+}
+
+// hasUUID compares with dashes or without, as LVM and GPT write them. LVM's
+// UUIDs differ by case, GUIDs don't.
+func (v *Volume) hasUUID(s string) bool {
+	bare := strings.ReplaceAll(s, "-", "")
+	switch {
+	case bare == "":
+		return false
+	case v.Kind == KindPartition:
+		return strings.EqualFold(strings.ReplaceAll(v.UUID, "-", ""), bare)
+	case v.Kind == KindSnapshot && strings.ReplaceAll(v.Snapshot.Record.UUID, "-", "") == bare:
+		return true
+	}
+	return strings.ReplaceAll(v.UUID, "-", "") == bare
+}
+
+// Open returns the volume's content as a read-only device that lives as long as
+// the sources do. What can't be read (an overflowed snapshot, a volume on a
+// missing disk, a type not known) is an error with the reason.
+func (v *Volume) Open() (lun.Device, error) {
+	d, err := v.open()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", v.Name, err)
+	}
+	return d, nil
+}
+
+// Volumes lists all volumes: disks, partitions, then logical volumes and
+// snapshots as LVM shows them (hidden parts of others are not listed).
+func (c *Contents) Volumes() []*Volume {
+	var out []*Volume
+	for i, d := range c.Disks {
+		out = append(out, &Volume{Name: c.DiskName(i), Kind: KindDisk, Size: d.Device.Size(),
+			open: func() (lun.Device, error) { return d.Device, nil }})
+		if d.Table == nil {
+			continue
+		}
+		for _, p := range d.Table.Partitions {
+			out = append(out, &Volume{Name: c.PartitionName(i, p.Number), UUID: p.UUID, Kind: KindPartition, Size: p.Len,
+				open: func() (lun.Device, error) { return &section{d.Device, p.Off, p.Len}, nil }})
+		}
+	}
+	for _, g := range c.Groups {
+		out = append(out, groupVolumes(g)...)
+	}
+	return out
+}
+
+func groupVolumes(g *lvm2.Group) []*Volume {
+	stores := make(map[*lvm2.LV]*lvm2.Snapshot)
+	for _, s := range g.Snapshots {
+		stores[s.COW] = s
+	}
+	var out []*Volume
+	for _, lv := range g.LVs {
+		v := &Volume{Name: g.Name + "/" + lv.Name, UUID: lv.UUID, Kind: KindLogical, Size: lv.Size, Created: lv.Created, Group: g, LV: lv}
+		switch s := stores[lv]; {
+		case s != nil:
+			v.Kind, v.Snapshot, v.Size = KindSnapshot, s, s.Origin.Size
+			v.open = func() (lun.Device, error) { return openSnapshot(g, s) }
+		case lv.Role == "snapshot", !lv.Visible:
+			continue
+		default:
+			v.open = func() (lun.Device, error) { return g.Open(lv) }
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// Store opens the exception store of a thick snapshot.
+func Store(g *lvm2.Group, s *lvm2.Snapshot) (*dmsnap.Store, error) {
+	cow, err := g.Open(s.COW)
+	if err != nil {
+		return nil, err
+	}
+	return dmsnap.Open(cow, s.Origin.Size)
+}
+
+func openSnapshot(g *lvm2.Group, s *lvm2.Snapshot) (lun.Device, error) {
+	store, err := Store(g, s)
+	if err != nil {
+		return nil, err
+	}
+	origin, err := g.Open(s.Origin)
+	if err != nil {
+		return nil, err
+	}
+	return store.Device(origin)
+}
+
+// Volume finds a volume by name or UUID. A name that several volumes have (two
+// volume groups of one name) is an error that asks for the UUID.
+func (c *Contents) Volume(name string) (*Volume, error) {
+	var found []*Volume
+	for _, v := range c.Volumes() {
+		if v.Name == name || v.hasUUID(name) {
+			found = append(found, v)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, c.notFound(name)
+	}
+	msg := ""
+	for _, v := range found {
+		msg += " " + v.UUID
+	}
+	return nil, fmt.Errorf("%w called %s alone: choose one of these by UUID:%s", ErrNotFound, name, msg)
+}
+
+func (c *Contents) notFound(name string) error {
+	err := fmt.Errorf("%w as %.80q: there are %s", ErrNotFound, name, c.known())
+	for _, d := range c.Damage { // it may be in what could not be read
+		err = fmt.Errorf("%w (and damage: %w)", err, d)
+	}
+	return err
+}
+
+// section is a run of a device, read-only.
+type section struct {
+	dev    lun.Device
+	off, n int64
+}
+
+func (s *section) Size() int64                        { return s.n }
+func (s *section) Sync() error                        { return nil }
+func (s *section) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
+func (s *section) ReadAt(p []byte, off int64) (int, error) {
+	if err := lun.CheckRange(off, int64(len(p)), s.n); err != nil {
+		return 0, err
+	}
+	return s.dev.ReadAt(p, s.off+off)
+}

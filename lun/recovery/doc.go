@@ -1,0 +1,21 @@
+// Package recovery brings the snapshots that a guest made inside its own disks
+// back to the front.
+//
+// A split LUN is dirty: it shows the guest's volumes as they were when the
+// array cut the mirror. The guest's own, clean snapshots lie inside it.
+//
+//	Verify    are the snapshots there that the guest reported, and valid?
+//	OpenView  the LUN as it would be had each volume been put back to its snapshot
+//	Inspect   all that is on the devices, for people and programs
+//	Sum, Copy the content of one volume
+//
+// A view copies nothing and never writes to the split: opening one reads
+// metadata and the snapshots' exception tables, whatever the size of the LUN.
+// Its reads of an origin's extents come from the snapshot; the volume groups'
+// metadata says that the snapshots were removed; everything else is the split
+// itself. Writes go to an overlay that ends with the view.
+//
+// Price: one view is exact for the volumes that it names in View.Volumes. Each
+// of these has its own instant, the one of its snapshot; all other volumes of
+// the disk have the instant of the split.
+package recovery

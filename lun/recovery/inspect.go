@@ -1,0 +1,229 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/store/lvm2"
+)
+
+// Report is all that is on some devices, as lun inspect prints it. Its JSON is
+// stable: fields are added, never changed, while Version is 1. Sizes are bytes.
+type Report struct {
+	Version  int           `json:"version"`
+	Disks    []DiskReport  `json:"disks"`
+	Groups   []GroupReport `json:"volumeGroups"`
+	Findings []Finding     `json:"findings"` // damage and what was passed over; empty is good
+}
+
+// DiskReport is one source.
+type DiskReport struct {
+	Source     string            `json:"source"`
+	Volume     string            `json:"volume"` // its name for sha256 and recover
+	Container  string            `json:"container"`
+	Size       int64             `json:"size"`
+	Scheme     string            `json:"scheme,omitempty"` // "gpt", "mbr", "" where not partitioned
+	Sector     int               `json:"sector,omitempty"`
+	Partitions []PartitionReport `json:"partitions,omitempty"`
+	PVs        []PVReport        `json:"physicalVolumes,omitempty"`
+}
+
+// PartitionReport is one partition.
+type PartitionReport struct {
+	Volume string `json:"volume"`
+	Number int    `json:"number"`
+	Offset int64  `json:"offset"`
+	Size   int64  `json:"size"`
+	Type   string `json:"type"`
+	Label  string `json:"label,omitempty"`
+	UUID   string `json:"uuid,omitempty"`
+}
+
+// PVReport is an LVM2 physical volume.
+type PVReport struct {
+	UUID   string `json:"uuid"`
+	Offset int64  `json:"offset"`
+	Size   int64  `json:"size"`
+	Group  string `json:"volumeGroup,omitempty"`
+	Areas  int    `json:"metadataAreas"`
+}
+
+// GroupReport is an LVM2 volume group.
+type GroupReport struct {
+	Name       string         `json:"name"`
+	UUID       string         `json:"uuid"`
+	Seqno      int64          `json:"seqno"`
+	ExtentSize int64          `json:"extentSize"`
+	Missing    []string       `json:"missing,omitempty"` // UUIDs of PVs on none of the sources
+	Volumes    []VolumeReport `json:"volumes"`
+}
+
+// VolumeReport is a logical volume with its snapshots.
+type VolumeReport struct {
+	Volume    string           `json:"volume"`
+	UUID      string           `json:"uuid"`
+	Size      int64            `json:"size"`
+	Type      string           `json:"type"` // "linear", "striped", or LVM's name of what isn't read
+	Origin    string           `json:"origin,omitempty"`
+	Created   time.Time        `json:"created,omitzero"` // by the guest's clock
+	Readable  bool             `json:"readable"`
+	Reason    string           `json:"reason,omitempty"` // why not
+	Snapshots []SnapshotReport `json:"snapshots,omitempty"`
+}
+
+// SnapshotReport is an in-guest snapshot.
+type SnapshotReport struct {
+	Volume      string    `json:"volume"`
+	UUID        string    `json:"uuid"`
+	Origin      string    `json:"origin"`
+	Kind        string    `json:"kind"` // "lvm-thick"
+	Created     time.Time `json:"created,omitzero"`
+	State       State     `json:"state"`
+	Reason      string    `json:"reason,omitempty"`
+	ChunkSize   int64     `json:"chunkSize"`
+	StoreSize   int64     `json:"storeSize"`
+	Exceptions  int       `json:"exceptions"`
+	Preserved   int64     `json:"preservedBytes"`
+	UsedPercent float64   `json:"usedPercent"`
+	Merging     bool      `json:"merging,omitempty"` // lvconvert --merge has begun; the content is the same
+}
+
+// Finding is one line for the operator, with its place where it has one.
+type Finding struct {
+	Text   string `json:"text"`
+	Format string `json:"format,omitempty"`
+	Offset *int64 `json:"offset,omitempty"`
+	Field  string `json:"field,omitempty"`
+}
+
+func finding(err error) Finding {
+	f := Finding{Text: err.Error()}
+	var fe *lun.FormatError
+	if errors.As(err, &fe) {
+		f.Format, f.Field = fe.Format, fe.Field
+		if fe.Offset >= 0 {
+			f.Offset = &fe.Offset
+		}
+	}
+	return f
+}
+
+// Inspect describes the contents. It opens every snapshot's table to judge it;
+// the error is only ctx's.
+func Inspect(ctx context.Context, c *open.Contents) (*Report, error) {
+	r := &Report{Version: 1, Disks: []DiskReport{}, Groups: []GroupReport{}, Findings: []Finding{}}
+	owner := make(map[*lvm2.PV]string)
+	for _, g := range c.Groups {
+		for _, p := range g.PVs {
+			if p.PV != nil {
+				owner[p.PV] = g.Name
+			}
+		}
+	}
+	for _, err := range c.Damage {
+		r.Findings = append(r.Findings, finding(err))
+	}
+	for i, d := range c.Disks {
+		r.Disks = append(r.Disks, inspectDisk(c, i, d, owner))
+		if d.Table != nil {
+			for _, err := range d.Table.Damage {
+				r.Findings = append(r.Findings, finding(err))
+			}
+		}
+	}
+	for _, g := range c.Groups {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		gr := inspectGroup(g)
+		r.Groups = append(r.Groups, gr)
+		for _, err := range g.Damage {
+			r.Findings = append(r.Findings, finding(err))
+		}
+		for _, p := range g.Missing() {
+			r.Findings = append(r.Findings, finding(g.MissingError(g.Name, p)))
+		}
+		for _, v := range gr.Volumes {
+			for _, s := range v.Snapshots {
+				if s.State != Valid {
+					r.Findings = append(r.Findings, Finding{Text: s.Volume + ": " + s.Reason})
+				}
+			}
+		}
+	}
+	return r, nil
+}
+
+func inspectDisk(c *open.Contents, i int, d *open.Disk, owner map[*lvm2.PV]string) DiskReport {
+	out := DiskReport{Source: d.Name, Volume: c.DiskName(i), Container: d.Container, Size: d.Device.Size()}
+	if d.Table != nil {
+		out.Scheme, out.Sector = string(d.Table.Scheme), d.Table.Sector
+		for _, p := range d.Table.Partitions {
+			out.Partitions = append(out.Partitions, PartitionReport{Volume: c.PartitionName(i, p.Number), Number: p.Number,
+				Offset: p.Off, Size: p.Len, Type: p.Type, Label: p.Name, UUID: p.UUID})
+		}
+	}
+	for _, p := range d.PVs {
+		out.PVs = append(out.PVs, PVReport{UUID: p.UUID, Offset: p.Off, Size: p.Len, Group: owner[p], Areas: len(p.MDAs)})
+	}
+	return out
+}
+
+func inspectGroup(g *lvm2.Group) GroupReport {
+	out := GroupReport{Name: g.Name, UUID: g.UUID, Seqno: g.Seqno, ExtentSize: g.ExtentSize, Volumes: []VolumeReport{}}
+	for _, p := range g.Missing() {
+		out.Missing = append(out.Missing, p.UUID)
+	}
+	for _, lv := range g.LVs {
+		if !lv.Visible || lv.Role == "snapshot" {
+			continue
+		}
+		v := VolumeReport{Volume: g.Name + "/" + lv.Name, UUID: lv.UUID, Size: lv.Size, Type: layout(lv), Created: lv.Created, Readable: true}
+		if o := lv.ThinOrigin(); o != "" {
+			v.Origin = g.Name + "/" + o
+		}
+		if _, err := g.Map(lv); err != nil {
+			v.Readable, v.Reason = false, err.Error()
+		}
+		for _, s := range g.SnapshotsOf(lv) {
+			v.Snapshots = append(v.Snapshots, inspectSnapshot(g, s))
+		}
+		out.Volumes = append(out.Volumes, v)
+	}
+	return out
+}
+
+// layout is the volume's type as lvs calls it.
+func layout(lv *lvm2.LV) string {
+	if lv.Role != "" {
+		return lv.Role
+	}
+	for _, s := range lv.Segments {
+		if len(s.Stripes) > 1 {
+			return "striped"
+		}
+	}
+	return "linear"
+}
+
+func inspectSnapshot(g *lvm2.Group, s *lvm2.Snapshot) SnapshotReport {
+	out := SnapshotReport{Volume: g.Name + "/" + s.COW.Name, UUID: s.COW.UUID, Origin: g.Name + "/" + s.Origin.Name, Kind: "lvm-thick",
+		Created: s.COW.Created, ChunkSize: s.Chunk, StoreSize: s.COW.Size, Merging: s.Merging}
+	state, store, err := judge(g, s)
+	out.State = state
+	if err != nil {
+		out.Reason = err.Error()
+		return out
+	}
+	if store.Chunk > 0 {
+		out.ChunkSize = store.Chunk
+	}
+	out.Exceptions, out.Preserved = store.Exceptions(), store.Preserved()
+	if s.COW.Size > 0 {
+		out.UsedPercent = float64(store.Used()*10000/s.COW.Size) / 100
+	}
+	return out
+}

@@ -1,0 +1,115 @@
+package recovery
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/store/dmsnap"
+	"github.com/cleave-san/cleave/lun/store/lvm2"
+)
+
+// merged is a base device in which some areas read a snapshot instead, and some
+// bytes are replaced. It is read-only and immutable after seal.
+type merged struct {
+	base      lun.Device
+	redirects []redirected // by area.Off; they never overlap
+	patches   []patch      // by off; they never overlap
+}
+
+type redirected struct {
+	area  lvm2.Area
+	store *dmsnap.Store
+}
+
+type patch struct {
+	off  int64
+	data []byte
+}
+
+func (m *merged) patch(off int64, data []byte) { m.patches = append(m.patches, patch{off, data}) }
+
+func (m *merged) seal() {
+	slices.SortFunc(m.redirects, func(a, b redirected) int { return cmp.Compare(a.area.Off, b.area.Off) })
+	slices.SortFunc(m.patches, func(a, b patch) int { return cmp.Compare(a.off, b.off) })
+}
+
+func (m *merged) Size() int64                        { return m.base.Size() }
+func (m *merged) Sync() error                        { return nil }
+func (m *merged) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
+
+// Blocks are those of the base.
+func (m *merged) Blocks() (logical, physical int) {
+	if b, ok := m.base.(lun.Blocker); ok {
+		return b.Blocks()
+	}
+	return 512, 512
+}
+
+func (m *merged) ReadAt(p []byte, off int64) (int, error) {
+	if err := lun.CheckRange(off, int64(len(p)), m.Size()); err != nil {
+		return 0, err
+	}
+	// Neighbouring runs that come from the base are read in one go.
+	pending := 0
+	flush := func(end int) error {
+		if pending == end {
+			return nil
+		}
+		_, err := m.base.ReadAt(p[pending:end], off+int64(pending))
+		return err
+	}
+	for done := 0; done < len(p); {
+		src, at, run := m.locate(off + int64(done))
+		n := int(min(run, int64(len(p)-done)))
+		if src != nil {
+			if err := flush(done); err != nil {
+				return pending, err
+			}
+			if _, err := src.ReadAt(p[done:done+n], at); err != nil {
+				return done, err
+			}
+			pending = done + n
+		}
+		done += n
+	}
+	if err := flush(len(p)); err != nil {
+		return pending, err
+	}
+	m.overwrite(p, off)
+	return len(p), nil
+}
+
+// locate says what byte off is read from: a snapshot's store at byte at, or the
+// base itself (nil); and for how many bytes.
+func (m *merged) locate(off int64) (src lun.Device, at, run int64) {
+	i := sort.Search(len(m.redirects), func(i int) bool { return m.redirects[i].area.Off > off })
+	if i > 0 {
+		r := m.redirects[i-1]
+		if rel := off - r.area.Off; rel < r.area.Len {
+			lv, unit := r.area.Volume(rel)
+			at, n, kept := r.store.Lookup(lv)
+			n = min(n, unit)
+			if !kept {
+				return nil, 0, n
+			}
+			return r.store.COW(), at, n
+		}
+	}
+	if i < len(m.redirects) {
+		return nil, 0, m.redirects[i].area.Off - off
+	}
+	return nil, 0, m.Size() - off
+}
+
+// overwrite lays the patches over p, which was read at off.
+func (m *merged) overwrite(p []byte, off int64) {
+	end := off + int64(len(p))
+	for _, q := range m.patches {
+		from, to := max(q.off, off), min(q.off+int64(len(q.data)), end)
+		if from < to {
+			copy(p[from-off:to-off], q.data[from-q.off:to-q.off])
+		}
+	}
+}

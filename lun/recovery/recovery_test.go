@@ -1,0 +1,55 @@
+package recovery_test
+
+import (
+	"context"
+	"encoding/hex"
+	"testing"
+
+	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/recovery"
+)
+
+// oracles are the SHA-256 sums that the guest's own kernel printed when it read
+// the devices; see lun/testdata/README.md.
+var oracles = []struct {
+	images []string
+	volume string
+	sum    string
+}{
+	{[]string{"lvm-o1-thick-4k"}, "vgo1/snap", "f5cf5ccee67535499a4ed3b24ca9a38a84aeb3bdc9e84554e054310145dbe23f"},
+	{[]string{"lvm-o1-thick-4k"}, "vgo1/root", "73c24e9123a4f52696c099f70d6865013bcf465d0f373891fe32dbe041542464"},
+	{[]string{"lvm-o2-thick-gpt-crash"}, "vgo2/snap1", "853a2eff3d3a2ce0a15ea08ad22018d907c6121d6ff7a15ee3d71e81eb00ffb0"},
+	{[]string{"lvm-o2-thick-gpt-crash"}, "vgo2/snap2", "d85dd205b2e651c526f42e8676d06631f56ca8432a0a561df48dc87bd6554a02"},
+	{[]string{"lvm-o4-a", "lvm-o4-b"}, "vgo4/good", "d5b583b019a19187dd4aa6a1b6b42055552eeb29900dbf73ade4ee54ba2bf522"},
+	{[]string{"lvm-o4-a", "lvm-o4-b"}, "vgo4/str", "e4c07544f9a39fe72115417e0c9282544bbd3c3d570c62884560e04a92a6ed6d"},
+	{[]string{"lvm-o5-wrap"}, "vgo1/snap", "f5cf5ccee67535499a4ed3b24ca9a38a84aeb3bdc9e84554e054310145dbe23f"},
+	{[]string{"lvm-o5-wrap"}, "vgo1/root", "73c24e9123a4f52696c099f70d6865013bcf465d0f373891fe32dbe041542464"},
+}
+
+func TestVolumesEqualWhatTheGuestKernelRead(t *testing.T) {
+	for _, o := range oracles {
+		t.Run(o.images[0]+"/"+o.volume, func(t *testing.T) {
+			c := probe(t, images(t, o.images...)...)
+			if got := sum(t, c, o.volume); got != o.sum {
+				t.Errorf("sha256 of %s = %s, the guest's kernel read %s", o.volume, got, o.sum)
+			}
+		})
+	}
+}
+
+func sum(t *testing.T, c *open.Contents, name string) string {
+	t.Helper()
+	v, err := c.Volume(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := v.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := recovery.Sum(context.Background(), d, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(s[:])
+}

@@ -1,0 +1,94 @@
+package recovery
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/store/lvm2"
+)
+
+// ErrNoSnapshot says that there is nothing to recover: no volume on the devices
+// has an in-guest snapshot. Compared with errors.Is.
+var ErrNoSnapshot = errors.New("no volume has a snapshot to recover")
+
+// ErrChoice says that it must be said which snapshots to recover. Compared with
+// errors.Is; the text lists what there is.
+var ErrChoice = errors.New("choose one snapshot per volume by its UUID")
+
+// chosen is a snapshot to recover.
+type chosen struct {
+	group *lvm2.Group
+	snap  *lvm2.Snapshot
+}
+
+func (c chosen) volume() string { return c.group.Name + "/" + c.snap.Origin.Name }
+func (c chosen) name() string   { return c.group.Name + "/" + c.snap.COW.Name }
+
+// choose resolves names to snapshots. Without names, every volume that has
+// exactly one snapshot is recovered to it; a second one is an error even if
+// only one of them is valid, since the valid one may be the wrong one.
+func choose(c *open.Contents, names []string) ([]chosen, error) {
+	if len(names) > 0 {
+		return chooseNamed(c, names)
+	}
+	var out []chosen
+	for _, g := range c.Groups {
+		for _, lv := range g.LVs {
+			if o := lv.ThinOrigin(); o != "" {
+				return nil, fmt.Errorf("%s/%s is a thin snapshot of %s, which can't be recovered by this version; name the thick snapshots to recover, if there are any", g.Name, lv.Name, o)
+			}
+			snaps := g.SnapshotsOf(lv)
+			switch len(snaps) {
+			case 0:
+			case 1:
+				out = append(out, chosen{g, snaps[0]})
+			default:
+				return nil, fmt.Errorf("%s/%s has %d snapshots (%s): %w", g.Name, lv.Name, len(snaps), listed(g, snaps), ErrChoice)
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.Join(append([]error{ErrNoSnapshot}, c.Damage...)...)
+	}
+	return out, nil
+}
+
+func chooseNamed(c *open.Contents, names []string) ([]chosen, error) {
+	var out []chosen
+	taken := make(map[*lvm2.LV]string)
+	for _, name := range names {
+		v, err := c.Volume(name)
+		if err != nil {
+			return nil, err
+		}
+		if v.Snapshot == nil {
+			if v.LV != nil && v.LV.ThinOrigin() != "" {
+				return nil, fmt.Errorf("%s is a thin snapshot, which can't be recovered by this version", v.Name)
+			}
+			return nil, fmt.Errorf("%s is a %s and no snapshot: %w", v.Name, v.Kind, ErrChoice)
+		}
+		if other := taken[v.Snapshot.Origin]; other != "" {
+			return nil, fmt.Errorf("%s and %s are snapshots of one volume: %w", other, v.Name, ErrChoice)
+		}
+		taken[v.Snapshot.Origin] = v.Name
+		out = append(out, chosen{v.Group, v.Snapshot})
+	}
+	return out, nil
+}
+
+func listed(g *lvm2.Group, snaps []*lvm2.Snapshot) string {
+	var parts []string
+	for _, s := range snaps {
+		part := fmt.Sprintf("%s %s", s.COW.Name, s.COW.UUID)
+		if !s.COW.Created.IsZero() {
+			part += s.COW.Created.Format(" of 2006-01-02T15:04:05Z")
+		}
+		if verdict, _, _ := judge(g, s); verdict != Valid {
+			part += ", " + string(verdict)
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, "; ")
+}

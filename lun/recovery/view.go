@@ -1,0 +1,134 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/overlay"
+	"github.com/cleave-san/cleave/lun/store/lvm2"
+)
+
+// ViewOptions of OpenView.
+type ViewOptions struct {
+	// Snapshots to recover, by UUID or name ("vg/snap"), at most one per
+	// volume. Empty: every volume that has exactly one.
+	Snapshots []string
+	// Dir is where the overlay keeps what is written to the view; "" is the
+	// system's directory for temporary files.
+	Dir string
+	// Limit bounds what is written to each device of the view, in bytes; 0 is
+	// no bound. Beyond it writes fail with lun.ErrNoSpace.
+	Limit int64
+}
+
+// Recovered is one volume that a view shows as its snapshot.
+type Recovered struct {
+	Volume       string `json:"volume"` // "vg/lv"
+	VolumeUUID   string `json:"volumeUuid"`
+	Snapshot     string `json:"snapshot"` // "vg/snap"
+	SnapshotUUID string `json:"snapshotUuid"`
+	Exceptions   int    `json:"exceptions"`     // chunks that come from the store
+	Preserved    int64  `json:"preservedBytes"` // what they hold
+}
+
+// View is a recovered image of one or several devices.
+type View struct {
+	// Devices are writable, one per source and in the sources' order.
+	Devices []lun.Device
+	// Clean are the same without the overlay: read-only.
+	Clean []lun.Device
+	// Volumes are those that show their snapshots. Others show the split.
+	Volumes []Recovered
+
+	layers []*overlay.Overlay
+}
+
+// OpenView makes a view of what was probed. It reads the exception tables of
+// the chosen snapshots and nothing else, and fails as a whole: a snapshot that
+// is overflowed or unreadable, or a volume group that misses a PV, is no view
+// at all.
+//
+// In each volume group of a recovered volume the view's metadata (seqno + 1, in
+// every area of every PV) has no thick snapshots at all any more, since they
+// would show wrong content over a changed origin.
+//
+// The sources must stay open, and must not change, until Close.
+func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, error) {
+	picks, err := choose(c, o.Snapshots)
+	if err != nil {
+		return nil, err
+	}
+	v := &View{}
+	disks := make(map[*lvm2.PV]*merged)
+	var bases []*merged
+	for _, d := range c.Disks {
+		m := &merged{base: d.Device}
+		bases = append(bases, m)
+		v.Clean = append(v.Clean, m)
+		for _, pv := range d.PVs {
+			disks[pv] = m
+		}
+	}
+	groups := make(map[*lvm2.Group]bool)
+	for _, p := range picks {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		r, err := redirect(disks, p)
+		if err != nil {
+			return nil, err
+		}
+		v.Volumes = append(v.Volumes, r)
+		groups[p.group] = true
+	}
+	for g := range groups {
+		patches, err := g.Commit(g.WithoutSnapshots("cleave: volumes put back to their snapshots"))
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range patches {
+			disks[p.PV].patch(p.Off, p.Data)
+		}
+	}
+	for _, m := range bases {
+		m.seal()
+		layer, err := overlay.Temp(m, o.Dir, overlay.Options{Limit: o.Limit})
+		if err != nil {
+			return nil, errors.Join(err, v.Close())
+		}
+		v.layers = append(v.layers, layer)
+		v.Devices = append(v.Devices, layer)
+	}
+	return v, nil
+}
+
+// redirect makes the origin's areas read the snapshot.
+func redirect(disks map[*lvm2.PV]*merged, p chosen) (Recovered, error) {
+	_, store, err := judge(p.group, p.snap)
+	if err != nil {
+		return Recovered{}, fmt.Errorf("recover %s from %s: %w", p.volume(), p.name(), err)
+	}
+	areas, err := p.group.Map(p.snap.Origin)
+	if err != nil {
+		return Recovered{}, fmt.Errorf("recover %s: %w", p.volume(), err)
+	}
+	for _, a := range areas {
+		m := disks[a.PV.PV]
+		m.redirects = append(m.redirects, redirected{a, store})
+	}
+	return Recovered{Volume: p.volume(), VolumeUUID: p.snap.Origin.UUID, Snapshot: p.name(), SnapshotUUID: p.snap.COW.UUID,
+		Exceptions: store.Exceptions(), Preserved: store.Preserved()}, nil
+}
+
+// Close gives up the view and all that was written to it. The sources stay
+// open.
+func (v *View) Close() error {
+	var errs []error
+	for _, l := range v.layers {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}

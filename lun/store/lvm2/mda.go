@@ -1,0 +1,131 @@
+package lvm2
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cleave-san/cleave/lun"
+)
+
+// The header of a metadata area, 512 bytes:
+//
+//	off size field
+//	  0   4  CRC of the rest
+//	  4  16  magic
+//	 20   4  version 1
+//	 24   8  start of the area on the PV
+//	 32   8  size of the area, header included
+//	 40  24  raw locations {offset, size, crc, flags}, ended by offset 0
+const (
+	mdaHeader  = 512
+	mdaMagic   = " LVM2 x[5A%r0N*>"
+	mdaVersion = 1
+	rawIgnored = 1
+)
+
+type rawLocation struct {
+	off, size  uint64 // off is relative to the area
+	crc, flags uint32
+}
+
+// read reads the header and the committed text. An area without text is no
+// error.
+func (m *MDA) read(dev lun.Device) error {
+	h := make([]byte, mdaHeader)
+	if _, err := dev.ReadAt(h, m.Off); err != nil {
+		return fmt.Errorf("read the metadata area at byte %d: %w", m.Off, err)
+	}
+	le := binary.LittleEndian
+	fail := func(off int64, field string, v any, why string) error {
+		return &lun.FormatError{Format: format, Offset: m.Off + off, Field: field, Value: v, Reason: why}
+	}
+	if string(h[4:20]) != mdaMagic {
+		return fail(4, "metadata area magic", string(h[4:20]), "no metadata area is here, though the PV header says so")
+	}
+	if want, got := le.Uint32(h), checksum(h[4:]); want != got {
+		return fail(0, "metadata area CRC", fmt.Sprintf("%#08x", want), fmt.Sprintf("the header sums to %#08x: it is damaged", got))
+	}
+	if v := le.Uint32(h[20:]); v != mdaVersion {
+		return fail(20, "metadata area version", v, "only version 1 is read")
+	}
+	if v := le.Uint64(h[32:]); v != uint64(m.Size) {
+		return fail(32, "metadata area size", v, fmt.Sprintf("the PV header says %d", m.Size))
+	}
+	m.whole = true
+	m.slot = rawLocation{le.Uint64(h[40:]), le.Uint64(h[48:]), le.Uint32(h[56:]), le.Uint32(h[60:])}
+	m.Ignored = m.slot.flags&rawIgnored != 0
+	if m.slot.off == 0 || m.Ignored {
+		return nil
+	}
+	switch {
+	case m.slot.off < mdaHeader || m.slot.off >= uint64(m.Size):
+		return fail(40, "text offset", m.slot.off, fmt.Sprintf("lies outside the area of %d bytes", m.Size))
+	case m.slot.size == 0 || m.slot.size > uint64(m.Size-mdaHeader):
+		return fail(48, "text size", m.slot.size, fmt.Sprintf("does not fit the area of %d bytes", m.Size))
+	case m.slot.size > MaxText:
+		return fail(48, "text size", m.slot.size, fmt.Sprintf("more than %d bytes of metadata are not read", MaxText))
+	}
+	text := make([]byte, m.slot.size)
+	first := min(uint64(m.Size)-m.slot.off, m.slot.size)
+	if _, err := dev.ReadAt(text[:first], m.Off+int64(m.slot.off)); err != nil {
+		return fmt.Errorf("read the metadata text at byte %d: %w", m.Off+int64(m.slot.off), err)
+	}
+	if first < m.slot.size { // the ring goes on behind the header
+		if _, err := dev.ReadAt(text[first:], m.Off+mdaHeader); err != nil {
+			return fmt.Errorf("read the metadata text at byte %d: %w", m.Off+mdaHeader, err)
+		}
+	}
+	if got := checksum(text); got != m.slot.crc {
+		return fail(int64(m.slot.off), "metadata text CRC", fmt.Sprintf("%#08x", m.slot.crc), fmt.Sprintf("the text sums to %#08x: it is damaged", got))
+	}
+	m.Text = bytes.TrimRight(text, "\x00")
+	return nil
+}
+
+// Patch is a run of bytes to be put on PV.Dev at Off, over what is there.
+type Patch struct {
+	PV   *PV
+	Off  int64
+	Data []byte
+}
+
+// replace returns the patches that make text (without NUL) the committed text
+// of the area: it follows the text of now in the ring, as LVM's own commits do,
+// and the header points to it.
+func (m *MDA) replace(pv *PV, text []byte) ([]Patch, error) {
+	text = append(bytes.Clone(text), 0)
+	if int64(len(text)) > m.Size-mdaHeader {
+		return nil, &lun.FormatError{Format: format, Offset: m.Off, Field: "metadata area size", Value: m.Size,
+			Reason: fmt.Sprintf("new metadata of %d bytes does not fit", len(text))}
+	}
+	start := int64(mdaHeader)
+	if m.slot.off >= mdaHeader && m.slot.off < uint64(m.Size) && m.slot.size <= uint64(m.Size) {
+		start = int64(m.slot.off + m.slot.size)
+		if start >= m.Size {
+			start += mdaHeader - m.Size
+		}
+		start = (start + sectorSize - 1) &^ (sectorSize - 1)
+		if start >= m.Size {
+			start = mdaHeader
+		}
+	}
+	first := min(m.Size-start, int64(len(text)))
+	patches := []Patch{{pv, m.Off + start, text[:first]}}
+	if first < int64(len(text)) {
+		patches = append(patches, Patch{pv, m.Off + mdaHeader, text[first:]})
+	}
+	return append(patches, Patch{pv, m.Off, m.header(start, text)}), nil
+}
+
+func (m *MDA) header(start int64, text []byte) []byte {
+	h := make([]byte, mdaHeader)
+	le := binary.LittleEndian
+	copy(h[4:], mdaMagic)
+	le.PutUint32(h[20:], mdaVersion)
+	le.PutUint64(h[32:], uint64(m.Size))
+	le.PutUint64(h[40:], uint64(start))
+	le.PutUint64(h[48:], uint64(len(text)))
+	le.PutUint32(h[56:], checksum(text))
+	return h
+}
