@@ -31,7 +31,8 @@ type rawLocation struct {
 
 // read reads the header and the committed text. An area without text is no
 // error.
-func (m *MDA) read(dev lun.Device) error {
+func (m *MDA) read(pv *PV) error {
+	dev := pv.Dev
 	h := make([]byte, mdaHeader)
 	if _, err := dev.ReadAt(h, m.Off); err != nil {
 		return fmt.Errorf("read the metadata area at byte %d: %w", m.Off, err)
@@ -48,6 +49,9 @@ func (m *MDA) read(dev lun.Device) error {
 	}
 	if v := le.Uint32(h[20:]); v != mdaVersion {
 		return fail(20, "metadata area version", v, "only version 1 is read")
+	}
+	if v := le.Uint64(h[24:]); v != uint64(m.Off-pv.Off) {
+		return fail(24, "metadata area start", v, fmt.Sprintf("the PV header says %d", m.Off-pv.Off))
 	}
 	if v := le.Uint64(h[32:]); v != uint64(m.Size) {
 		return fail(32, "metadata area size", v, fmt.Sprintf("the PV header says %d", m.Size))
@@ -115,17 +119,21 @@ func (m *MDA) replace(pv *PV, text []byte) ([]Patch, error) {
 	if first < int64(len(text)) {
 		patches = append(patches, Patch{pv, m.Off + mdaHeader, text[first:]})
 	}
-	return append(patches, Patch{pv, m.Off, m.header(start, text)}), nil
+	return append(patches, Patch{pv, m.Off, m.header(m.Off-pv.Off, start, text)}), nil
 }
 
-func (m *MDA) header(start int64, text []byte) []byte {
+// header is the area's header with text at start of the area, which begins at
+// byte at of the PV.
+func (m *MDA) header(at, start int64, text []byte) []byte {
 	h := make([]byte, mdaHeader)
 	le := binary.LittleEndian
 	copy(h[4:], mdaMagic)
 	le.PutUint32(h[20:], mdaVersion)
+	le.PutUint64(h[24:], uint64(at))
 	le.PutUint64(h[32:], uint64(m.Size))
 	le.PutUint64(h[40:], uint64(start))
 	le.PutUint64(h[48:], uint64(len(text)))
 	le.PutUint32(h[56:], checksum(text))
+	le.PutUint32(h, checksum(h[4:]))
 	return h
 }

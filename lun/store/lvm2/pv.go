@@ -64,7 +64,7 @@ func ReadPV(dev lun.Device, off, n int64) (*PV, error) {
 			return nil, err
 		}
 		for i := range p.MDAs {
-			if err := p.MDAs[i].read(dev); err != nil {
+			if err := p.MDAs[i].read(p); err != nil {
 				p.Damage = append(p.Damage, err)
 			}
 		}
