@@ -1,0 +1,89 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/recovery"
+	"github.com/cleave-san/cleave/orchestrator"
+	"github.com/spf13/cobra"
+)
+
+// lunCommand is `cleave lun`: tools for what is inside a LUN. They need neither
+// daemon; what they open is opened for reading only.
+func lunCommand(s Streams) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "lun",
+		Short: "Look into a LUN and bring back the snapshots inside it",
+		Long: `Look into a LUN: partitions, LVM volume groups, and the snapshots that a guest made inside its own disk.
+
+SRC is a file or a block device, opened for reading only; nothing is mounted or activated. Give it several times where a
+volume group spans several disks.
+
+Volumes have names: "disk" is the whole content, "p1" the first partition, "vg/lv" a logical volume or a snapshot. Among
+several SRC, disks and partitions are numbered: "1:disk", "2:p1". A UUID is as good as a name.`,
+	}
+	c.AddCommand(lunInspectCommand(s), lunSumCommand(s), lunRecoverCommand(s))
+	return c
+}
+
+// withContents opens the sources, probes them, and closes them after fn.
+func withContents(ctx context.Context, paths []string, fn func(*open.Contents) error) (err error) {
+	var sources []open.Source
+	for _, p := range paths {
+		if strings.Contains(p, "://") {
+			return usagef("%s: SRC must be a file or a block device of this host", p)
+		}
+		d, err := open.File(p)
+		if err != nil {
+			return hint(err, "SRC is a file or a block device that you may read; check its path")
+		}
+		defer func() { err = errors.Join(err, d.Close()) }()
+		sources = append(sources, open.Source{Name: p, Device: d})
+	}
+	c, err := open.Probe(ctx, sources...)
+	if err != nil {
+		return err
+	}
+	return lunError(fn(c))
+}
+
+// lunError gives errors of the recovery packages their place in the table of
+// exit statuses and their hint.
+func lunError(err error) error {
+	switch {
+	case errors.Is(err, open.ErrNotFound):
+		return hint(&hinted{err: err, is: orchestrator.ErrNotFound}, "`cleave lun inspect SRC` lists the volumes and their UUIDs")
+	case errors.Is(err, recovery.ErrChoice):
+		return hint(&hinted{err: err, is: errUsage}, "`cleave lun inspect SRC` lists the snapshots and their UUIDs")
+	case errors.Is(err, recovery.ErrNoSnapshot):
+		return hint(&hinted{err: err, is: orchestrator.ErrNotFound}, "`cleave lun inspect SRC` shows what there is")
+	case errors.Is(err, fs.ErrExist):
+		return hint(err, "nothing is overwritten: choose another name, or remove the file first")
+	}
+	return err
+}
+
+func lunSource(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usagef("%s needs a SRC: a file or a block device", c.CommandPath())
+	}
+	return nil
+}
+
+// lunSize is a size for people.
+func lunSize(n int64) string {
+	const unit = 1024
+	f, i := float64(n), 0
+	for ; f >= unit && i < 6; i++ {
+		f /= unit
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %ciB", f, "KMGTPE"[i-1])
+}
