@@ -1,0 +1,48 @@
+# make alone prints this help. Go 1.25 or later is the one prerequisite; every
+# target that needs Debian packages calls deps for them.
+SHELL       := /bin/bash
+GO          ?= go
+MODULE      := github.com/cleave-san/cleave
+LINT        ?= golangci-lint
+# Race detection costs five times the time: not for the VMs, whose guests do the work.
+RACE_SKIP   := /integration|/plugin/cmd/
+ROWS        ?= .
+
+.PHONY: help deps build test lab bench demo lint fmt vet
+.DEFAULT_GOAL := help
+
+help: ## Print this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Install missing Debian packages (starting no service) and fetch the VMs' kernel
+	@integration/lab/deps.sh
+
+build: ## Build the programs into bin/
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./plugin/cmd/... ./plugin/demo/guestload
+
+demo: deps build ## The whole story on one machine, with two real VMs
+	bin/cleave demo
+
+vet:
+	$(GO) vet ./...
+	$(GO) vet -tags lab ./integration/...
+
+test: deps build vet ## All unit tests, with the race detector, and the quick part of the lab
+	$(GO) test -race $$($(GO) list ./... | grep -Ev '$(RACE_SKIP)')
+	$(GO) test -timeout 20m $$($(GO) list ./... | grep -E '$(RACE_SKIP)')
+
+lab: deps build ## Everything that needs VMs or third-party servers; writes lab/results.json
+	$(GO) run ./integration/lab/cmd/labrun -run '$(ROWS)' -o lab/results.json
+
+bench: deps build ## The benchmarks; ROWS=regexp chooses
+	$(GO) test -run '^$$' -bench '$(ROWS)' -benchmem ./...
+
+lint: vet ## Formatting and golangci-lint (go vet alone where it is not installed)
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt repairs it):"; echo "$$unformatted"; exit 1; fi
+	@if command -v $(LINT) >/dev/null; then $(LINT) run ./...; \
+	else echo "lint: golangci-lint is not installed; go vet and gofmt passed"; fi
+
+fmt: ## Format the Go code
+	gofmt -w $$(git ls-files '*.go')
