@@ -1,0 +1,207 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cleave-san/cleave/arrays"
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/orchestrator"
+	"github.com/cleave-san/cleave/orchestrator/journal"
+	"github.com/cleave-san/cleave/orchestrator/writer"
+)
+
+// split pauses the VMs that need it, splits all volumes, and lets the VMs run
+// again, whatever happened. The intent is journaled before the first VM stands
+// still, and nothing is journaled until the last one runs.
+func (r *run) split(ctx context.Context) error {
+	var hs []journal.Holding
+	for _, g := range r.byArray() {
+		hs = append(hs, journal.Holding{Kind: journal.ArraySplit, Array: g.array.Name(), Tag: string(r.tag())})
+	}
+	if err := r.hold(hs...); err != nil {
+		return err
+	}
+	err := r.splitWhilePaused(ctx)
+	if err == nil {
+		err = r.step(ctx, "check states", "", r.checkStates)
+	}
+	jerr := r.update(func(rec *journal.Record) {
+		rec.Set.VMs = results(r.vms)
+		rec.Set.Splits = r.splits()
+	})
+	return errors.Join(err, jerr)
+}
+
+func (r *run) splitWhilePaused(ctx context.Context) (err error) {
+	resume, err := r.pauseAll(ctx)
+	var began, ended time.Time
+	defer func() {
+		rerr := resume()
+		for _, m := range r.vms {
+			m.holds = m.pause != nil && !began.IsZero() && !m.pause.From.After(began) && !m.pause.From.Add(m.pause.For).Before(ended)
+		}
+		err = errors.Join(err, rerr)
+	}()
+	if err != nil {
+		return err
+	}
+	began = time.Now()
+	err = r.step(ctx, "split", "", r.splitAll)
+	ended = time.Now()
+	return err
+}
+
+// pauseAll stops the VMs that have no better way, all at once. The function it
+// returns resumes them and must be called, also after an error.
+func (r *run) pauseAll(ctx context.Context) (resume func() error, err error) {
+	var (
+		mu     sync.Mutex
+		pauses = map[*member]writer.Pause{}
+		errs   []error
+		wg     sync.WaitGroup
+	)
+	limit := r.request().PauseLimit
+	for _, m := range r.vms {
+		if m.verdict.How != orchestrator.ByPause {
+			continue
+		}
+		wg.Go(func() {
+			p, err := m.writer.Pause(ctx, m.vm.Name, limit)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("VM %q can't be paused: %w", m.vm.Name, err))
+				return
+			}
+			pauses[m] = p
+		})
+	}
+	wg.Wait()
+	// Resuming obeys no cancelled context: it has the guard's own limit.
+	resume = func() error { return r.resumeAll(context.WithoutCancel(ctx), pauses, limit) }
+	return resume, errors.Join(errs...)
+}
+
+func (r *run) resumeAll(ctx context.Context, pauses map[*member]writer.Pause, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit+grace)
+	defer cancel()
+	var (
+		mu   sync.Mutex
+		errs []error
+		wg   sync.WaitGroup
+	)
+	for m, p := range pauses {
+		wg.Go(func() {
+			done, err := p.Resume(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("VM %q: resuming is not confirmed, its guard goes on: %w", m.vm.Name, err))
+				return
+			}
+			m.pause = &done
+			r.addSteps(orchestrator.Step{Name: "paused", VM: m.vm.Name, Clock: "host", From: done.From, To: done.From.Add(done.For)})
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// splitAll splits each array's volumes as one group, all arrays at once.
+func (r *run) splitAll(ctx context.Context) error {
+	var (
+		mu   sync.Mutex
+		errs []error
+		wg   sync.WaitGroup
+	)
+	for _, g := range r.byArray() {
+		wg.Go(func() {
+			snaps, err := splitGroup(ctx, g, r.tag())
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				err = r.assign(g, snaps)
+			}
+			errs = append(errs, err)
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// splitGroup splits, and where no answer came asks the array what it did.
+func splitGroup(ctx context.Context, g group, tag driver.Tag) ([]driver.Snapshot, error) {
+	snaps, err := g.array.SplitGroup(ctx, tag, g.volumes)
+	if arrays.KindOf(err) != driver.OutcomeUnknown {
+		return snaps, err
+	}
+	found, lerr := g.array.Lookup(ctx, tag)
+	switch {
+	case lerr != nil:
+		return nil, errors.Join(err, lerr)
+	case len(found) == 0:
+		return nil, err
+	}
+	return found, nil
+}
+
+// assign gives each disk its split. Every volume has exactly one, with an
+// identity that is not its source's.
+func (r *run) assign(g group, snaps []driver.Snapshot) error {
+	for _, v := range g.volumes {
+		i := slices.IndexFunc(snaps, func(s driver.Snapshot) bool { return s.Volume == v })
+		if i < 0 {
+			return fmt.Errorf("array %q: volume %q is not among the %d splits of %s", g.array.Name(), v, len(snaps), r.tag())
+		}
+		for _, m := range r.vms {
+			for k := range m.disks {
+				if m.disks[k].array == g.array && m.disks[k].volume.ID == v {
+					m.disks[k].split = snaps[i]
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// checkStates asks again what the VMs are: one that is no longer what the plan
+// saw makes the attempt worthless (the patent's element E38).
+func (r *run) checkStates(ctx context.Context) error {
+	vms, err := r.e.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range r.vms {
+		i := slices.IndexFunc(vms, func(vm orchestrator.VM) bool { return vm.Name == m.vm.Name && vm.Writer == m.vm.Writer })
+		switch {
+		case i < 0:
+			return fmt.Errorf("VM %q %w: it is gone", m.vm.Name, errVMChanged)
+		case vms[i].Power != m.vm.Power:
+			return fmt.Errorf("VM %q %w: it was %s and is %s", m.vm.Name, errVMChanged, m.vm.Power, vms[i].Power)
+		}
+	}
+	return nil
+}
+
+// splits is what the document says of the splits.
+func (r *run) splits() []orchestrator.Split {
+	var out []orchestrator.Split
+	for _, m := range r.vms {
+		for _, d := range m.disks {
+			if d.split.ID == "" {
+				continue
+			}
+			s := d.split
+			out = append(out, orchestrator.Split{
+				Array: d.array.Name(), ID: string(s.ID), Volume: string(s.Volume), Size: s.Size, NAA: s.NAA, UUID: s.Identity.String(),
+				Method: string(s.Method), State: string(s.State), Group: s.Group, At: s.At, Held: s.Held, Reached: m.reached.Level,
+			})
+		}
+	}
+	return out
+}
