@@ -14,6 +14,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 )
@@ -68,11 +69,20 @@ type Writer struct {
 	Session string `json:"session,omitempty"`
 	// Label is what the writer wants kept with the backup (PostgreSQL: the
 	// backup label), needed to restore from several volumes.
-	Label  string    `json:"label,omitempty"`
+	Label string `json:"label,omitempty"`
+	// Files are what belongs beside the writer's data when it is restored from
+	// several volumes, besides the label (PostgreSQL: tablespace_map).
+	Files  []File    `json:"files,omitempty"`
 	Method string    `json:"method,omitempty"` // "checkpoint", "pg_backup_start", …
 	Began  time.Time `json:"began,omitzero"`
 	Ended  time.Time `json:"ended,omitzero"`
 	Error  string    `json:"error,omitempty"`
+}
+
+// File is a small file that a writer wants kept with the backup.
+type File struct {
+	Name    string `json:"name"`
+	Content string `json:"content"`
 }
 
 // WriterState says what became of a writer in this step.
@@ -102,6 +112,22 @@ type message struct {
 	Completion *Completion `json:"completion,omitempty"`
 	Warning    string      `json:"warning,omitempty"`
 	End        *endLine    `json:"end,omitempty"`
+
+	// Parts of a probe.
+	Probe  *probeLine `json:"probe,omitempty"`
+	Volume *Volume    `json:"volume,omitempty"`
+	App    *App       `json:"app,omitempty"`
+}
+
+// parse reads one line into m, with the checks that all lines share.
+func (m *message) parse(line []byte) error {
+	if err := json.Unmarshal(line, m); err != nil {
+		return fmt.Errorf("%.80q: %w", line, err)
+	}
+	if m.Version != Version {
+		return fmt.Errorf("version %d is not known (want %d)", m.Version, Version)
+	}
+	return nil
 }
 
 type startLine struct {
@@ -121,15 +147,7 @@ func Parse(b []byte) (Report, error) {
 	if len(b) > MaxReport {
 		return r, fmt.Errorf("guest report: %d bytes, more than %d", len(b), MaxReport)
 	}
-	if i := bytes.LastIndexByte(b, '\n'); i >= 0 {
-		b = b[:i]
-	} else {
-		b = nil
-	}
-	for n, line := range bytes.Split(b, []byte("\n")) {
-		if len(bytes.TrimSpace(line)) == 0 {
-			continue
-		}
+	for n, line := range wholeLines(b) {
 		if err := r.add(line); err != nil {
 			return r, fmt.Errorf("guest report, line %d: %w", n+1, err)
 		}
@@ -137,13 +155,26 @@ func Parse(b []byte) (Report, error) {
 	return r, nil
 }
 
+// wholeLines yields the lines that end with a newline and are not blank, with
+// their numbers from 0.
+func wholeLines(b []byte) iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		i := bytes.LastIndexByte(b, '\n')
+		if i < 0 {
+			return
+		}
+		for n, line := range bytes.Split(b[:i], []byte("\n")) {
+			if len(bytes.TrimSpace(line)) > 0 && !yield(n, line) {
+				return
+			}
+		}
+	}
+}
+
 func (r *Report) add(line []byte) error {
 	var m message
-	if err := json.Unmarshal(line, &m); err != nil {
-		return fmt.Errorf("%.80q: %w", line, err)
-	}
-	if m.Version != Version {
-		return fmt.Errorf("version %d is not known (want %d)", m.Version, Version)
+	if err := m.parse(line); err != nil {
+		return err
 	}
 	if !r.Finished.IsZero() {
 		return fmt.Errorf("%.80q comes after the end", line)
