@@ -1,0 +1,214 @@
+package target
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cleave-san/cleave/iscsi/pdu"
+)
+
+// readBuffer is the size of a connection's read buffer: a command with 4 KiB of
+// immediate data sixteen times.
+const readBuffer = 64 << 10
+
+// conn is one TCP connection. Its run goroutine logs it in and is then its
+// reader; a second goroutine is its writer.
+type conn struct {
+	srv    *Server
+	nc     net.Conn
+	remote netip.AddrPort
+	local  netip.AddrPort
+	rd     *pdu.Reader
+
+	dropOnce sync.Once
+	dropped  chan struct{} // closed by drop
+	why      string        // valid after dropped
+	ended    chan struct{} // closed when the session is out of the server's books
+
+	// Set by login, constant after.
+	par    params
+	ss     *session
+	window uint32
+
+	tx        sender
+	vec       net.Buffers // the writer's
+	statSN    uint32      // login's, then the writer's
+	expCmdSN  atomic.Uint32
+	sendMax   atomic.Uint32 // the initiator's MaxRecvDataSegmentLength, now
+	loggedOut bool          // the reader's
+	loginDone bool          // the reader's
+
+	heard atomic.Int64 // when the last PDU arrived, UnixNano
+
+	// mu guards the commands: the table, the queues of the nexuses, and the
+	// states of tasks.
+	mu      sync.Mutex
+	tasks   map[uint32]*task
+	over    bool // no new tasks
+	nextTTT uint32
+
+	text textExchange // the reader's
+}
+
+func newConn(s *Server, nc net.Conn) *conn {
+	c := &conn{srv: s, nc: nc, dropped: make(chan struct{}), ended: make(chan struct{}), tasks: map[uint32]*task{}}
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		c.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
+	}
+	if a, ok := nc.LocalAddr().(*net.TCPAddr); ok {
+		c.local = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
+	}
+	c.rd = pdu.NewReader(nc, readBuffer, loginDataMax)
+	c.window = uint32(2 * s.opt.QueueDepth)
+	c.tx.init(s.opt.ReadMemory)
+	return c
+}
+
+// drop ends the connection. Only the first reason counts. It may be called by
+// anybody, with any lock held.
+func (c *conn) drop(why string) {
+	c.dropOnce.Do(func() {
+		c.why = why
+		close(c.dropped)
+		c.nc.Close()
+		c.tx.close(false)
+	})
+}
+
+// run is the life of a connection.
+func (c *conn) run() {
+	defer c.leaveServer()
+	// The deadline is of the whole login, so that a byte now and then does
+	// not keep it half open.
+	_ = c.nc.SetDeadline(time.Now().Add(c.srv.opt.LoginTimeout))
+	err := c.login()
+	if err != nil {
+		c.drop("login: " + err.Error())
+		if !errors.Is(err, io.EOF) {
+			c.refused(err)
+		}
+		return
+	}
+	c.srv.logins.Add(-1)
+	c.loginDone = true
+	_ = c.nc.SetDeadline(time.Time{})
+	c.srv.log.Info("iSCSI login", "initiator", c.ss.info.Initiator, "target", c.ss.info.Target,
+		"remote", c.remote, "tsih", c.ss.info.TSIH)
+
+	var wg sync.WaitGroup
+	written := make(chan struct{})
+	wg.Go(func() {
+		defer close(written)
+		c.write()
+		c.drop("closed after the last response")
+	})
+	wg.Go(c.watch)
+	err = c.read()
+	c.abandon()
+	// After a logout the writer sends what is queued, the response last.
+	_ = c.nc.SetWriteDeadline(time.Now().Add(c.srv.opt.LoginTimeout))
+	c.tx.close(c.loggedOut)
+	switch {
+	case c.loggedOut:
+		<-written
+		c.drop("logout")
+	case err != nil && !errors.Is(err, io.EOF):
+		c.drop(err.Error())
+	default:
+		c.drop("closed by the initiator")
+	}
+	wg.Wait()
+	c.srv.log.Info("iSCSI session ended", "initiator", c.ss.info.Initiator, "target", c.ss.info.Target,
+		"remote", c.remote, "tsih", c.ss.info.TSIH, "why", c.why)
+}
+
+// leaveServer takes the connection and its session out of the books.
+func (c *conn) leaveServer() {
+	c.drop("closed by the initiator")
+	s := c.srv
+	if !c.loginDone {
+		s.logins.Add(-1)
+	}
+	s.mu.Lock()
+	delete(s.conns, c)
+	if ss := c.ss; ss != nil {
+		delete(s.sessions, ss)
+		if ss.target != nil {
+			delete(ss.target.sessions, ss)
+		}
+		if v := ss.view.Load(); v != nil {
+			for _, n := range *v {
+				n.scsi.Detach()
+			}
+		}
+	}
+	s.mu.Unlock()
+	close(c.ended)
+}
+
+// refused logs a login that failed, at most so often for one address.
+func (c *conn) refused(err error) {
+	if ok, missed := c.srv.refusals.allow(c.remote.Addr().String(), time.Now()); ok {
+		c.srv.log.Warn("iSCSI login refused", "remote", c.remote, "err", err, "refused before", missed)
+	}
+}
+
+// watch asks a silent initiator whether it lives, and drops it if it doesn't say.
+func (c *conn) watch() {
+	every := c.srv.opt.NopInterval
+	if every < 0 {
+		<-c.dropped
+		return
+	}
+	t := time.NewTicker(every)
+	defer t.Stop()
+	asked := false
+	last := c.heard.Load()
+	for {
+		select {
+		case <-c.dropped:
+			return
+		case <-t.C:
+		}
+		switch h := c.heard.Load(); {
+		case h != last:
+			last, asked = h, false
+		case asked:
+			c.drop(fmt.Sprintf("silent for %v, and no answer to NOP-In", 2*every))
+			return
+		default:
+			asked = true
+			c.ping()
+		}
+	}
+}
+
+// ping sends a NOP-In that wants an answer (RFC 7143 section 11.19).
+func (c *conn) ping() {
+	var o outgoing
+	o.h.Set(pdu.OpNopIn, pdu.FlagFinal)
+	o.h.SetITT(pdu.NoTag)
+	o.h.SetTTT(c.newTTT())
+	o.stat = nextStatSN
+	c.tx.send(o)
+}
+
+// newTTT makes a target transfer tag, never the reserved one.
+func (c *conn) newTTT() uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.newTTTLocked()
+}
+
+func (c *conn) newTTTLocked() uint32 {
+	if c.nextTTT++; c.nextTTT == pdu.NoTag {
+		c.nextTTT = 1
+	}
+	return c.nextTTT
+}

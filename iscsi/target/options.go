@@ -1,0 +1,127 @@
+package target
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/cleave-san/cleave/lun"
+)
+
+// Options of a Server. The zero value is usable; every zero field means its
+// default.
+type Options struct {
+	// Logger gets one line per login, logout and refusal; nil: none. Secrets
+	// and data are never in it.
+	Logger *slog.Logger
+
+	// RequireCHAP refuses initiators that have no credentials. Without it,
+	// one that is in a mask and has none logs in unauthenticated.
+	RequireCHAP bool
+
+	// Advertise lists portals that SendTargets names besides those that the
+	// server listens on: what a NAT in front of it shows to the world.
+	Advertise []netip.AddrPort
+
+	MaxConnections int           // connections at once, logging in or not; default 1024
+	MaxLogins      int           // connections that have not finished logging in; default 64
+	LoginTimeout   time.Duration // from accept to full feature phase; default 15 s
+
+	// NopInterval is how long a connection may be silent before the server
+	// asks whether it lives, and how long it may then take to answer
+	// before it is dropped; default 30 s, negative: never.
+	NopInterval time.Duration
+
+	// QueueDepth is how many commands one initiator may have waiting or
+	// running on one LUN; the next is answered TASK SET FULL; default 128.
+	QueueDepth int
+
+	// Workers is how many of those run at once; default 16.
+	Workers int
+
+	// WriteMemory bounds the bytes that one initiator's writes to one LUN may
+	// hold while their data is asked for (R2T); default 2 MiB. One
+	// command always gets through, however long.
+	WriteMemory int64
+
+	// ReadMemory bounds the bytes that wait to be sent on one connection;
+	// default 2 MiB.
+	ReadMemory int64
+
+	// AbortTimeout bounds how long a task management function waits for
+	// commands that the device is still working on; then it is answered
+	// "function rejected" and the initiator goes on to the next stronger
+	// means; default 20 s.
+	AbortTimeout time.Duration
+}
+
+// LUN is a device as it is to be served.
+type LUN struct {
+	// Device is owned by the caller, who closes it after RemoveLUN has
+	// returned nil.
+	Device lun.Device
+
+	// Identity is shown as serial number and NAA designator. Zero: the
+	// Device's own where it is lun.Identified, else a new one.
+	Identity lun.Identity
+
+	// Writable lets initiators write where their grant does too. It can be
+	// changed by SetWritable.
+	Writable bool
+
+	// Vendor and Product fill standard INQUIRY data (8 and 16 ASCII
+	// characters); default "CLEAVE" and "VIRTUAL-DISK".
+	Vendor, Product string
+}
+
+// NextLUN in the place of a LUN number asks for the lowest one free.
+const NextLUN = -1
+
+// Errors of the administration calls, wrapped with the name they concern.
+var (
+	ErrTargetExists  = errors.New("target exists already")
+	ErrNoTarget      = errors.New("no such target")
+	ErrNoLUN         = errors.New("no such LUN")
+	ErrNumberTaken   = errors.New("LUN number is in use")
+	ErrNumberRetired = errors.New("LUN number was seen by a session that still lives")
+
+	// ErrBusy is returned by RemoveLUN and RemoveTarget when the device had
+	// not come back from all calls in time. The LUN is gone for initiators;
+	// the device is still inside those calls.
+	ErrBusy = errors.New("device is still busy with commands that were cut off")
+
+	ErrClosed = errors.New("server is closed")
+)
+
+// withDefaults fills in what the caller left zero.
+func (o Options) withDefaults() Options {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&o.MaxConnections, 1024)
+	def(&o.MaxLogins, 64)
+	def(&o.QueueDepth, 128)
+	def(&o.Workers, 16)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.LoginTimeout <= 0 {
+		o.LoginTimeout = 15 * time.Second
+	}
+	if o.NopInterval == 0 {
+		o.NopInterval = 30 * time.Second
+	}
+	if o.WriteMemory <= 0 {
+		o.WriteMemory = 2 << 20
+	}
+	if o.ReadMemory <= 0 {
+		o.ReadMemory = 2 << 20
+	}
+	if o.AbortTimeout <= 0 {
+		o.AbortTimeout = 20 * time.Second
+	}
+	return o
+}

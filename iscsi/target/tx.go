@@ -1,0 +1,185 @@
+package target
+
+import (
+	"sync"
+
+	"github.com/cleave-san/cleave/iscsi/pdu"
+)
+
+// numbering says what a PDU does to StatSN (RFC 7143 section 4.2.2.2).
+type numbering uint8
+
+const (
+	noStatSN   numbering = iota // the field is reserved: Data-In without status
+	hasStatSN                   // takes the next number
+	nextStatSN                  // shows it and leaves it: R2T, NOP-In of ours
+)
+
+// outgoing is a PDU that waits to be sent.
+type outgoing struct {
+	h      pdu.Header
+	stat   numbering
+	inline [scsiResponseMax]byte // short data: sense
+	ninl   uint8
+	data   []byte  // or longer data
+	buf    *buffer // what data is a part of; freed when this PDU has been sent
+	debt   int64   // bytes that count against ReadMemory until then
+
+	digest [4]byte
+	tail   [8]byte // padding and data digest
+}
+
+const scsiResponseMax = 40
+
+// sender is the writing side of a connection. send never waits; reserve does.
+type sender struct {
+	mu     sync.Mutex
+	work   sync.Cond
+	room   sync.Cond
+	queue  []outgoing
+	owed   int64 // bytes reserved and not yet sent
+	limit  int64
+	closed bool
+}
+
+func (s *sender) init(limit int64) {
+	s.work.L, s.room.L, s.limit = &s.mu, &s.mu, limit
+}
+
+// send queues a PDU. Once the sender is closed it is forgotten.
+func (s *sender) send(o outgoing) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.queue = append(s.queue, o)
+	first := len(s.queue) == 1
+	s.mu.Unlock()
+	if first {
+		s.work.Signal()
+	}
+}
+
+// reserve waits until n more bytes may wait to be sent. One reservation always
+// gets through. It reports false once the sender is closed or gone says
+// that nobody waits for the data; wake makes it look again.
+func (s *sender) reserve(n int64, gone func() bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.owed > 0 && s.owed+n > s.limit {
+		if s.closed || gone() {
+			return false
+		}
+		s.room.Wait()
+	}
+	if s.closed {
+		return false
+	}
+	s.owed += n
+	return true
+}
+
+// unreserve gives back what will not be sent.
+func (s *sender) unreserve(n int64) {
+	s.mu.Lock()
+	s.owed -= n
+	s.mu.Unlock()
+	s.room.Broadcast()
+}
+
+func (s *sender) wake() { s.room.Broadcast() }
+
+// close lets what is queued be sent if flush, and forgets it if not.
+func (s *sender) close(flush bool) {
+	s.mu.Lock()
+	s.closed = true
+	if !flush {
+		s.queue = nil
+	}
+	s.mu.Unlock()
+	s.work.Broadcast()
+	s.room.Broadcast()
+}
+
+// write is the connection's writer: it sends all that is queued in one writev,
+// until the sender is closed or the connection breaks. It alone knows StatSN.
+func (c *conn) write() {
+	s := &c.tx
+	var spare []outgoing
+	var vec [][]byte
+	for {
+		s.mu.Lock()
+		for len(s.queue) == 0 && !s.closed {
+			s.work.Wait()
+		}
+		batch := s.queue
+		s.queue = spare[:0]
+		s.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
+		vec = vec[:0]
+		for i := range batch {
+			vec = c.encode(vec, &batch[i])
+		}
+		c.vec = vec
+		_, err := c.vec.WriteTo(c.nc)
+		var sent int64
+		for i := range batch {
+			batch[i].buf.free()
+			sent += batch[i].debt
+			batch[i].buf, batch[i].data = nil, nil
+		}
+		clear(vec)
+		if sent > 0 {
+			s.unreserve(sent)
+		}
+		if err != nil {
+			c.drop("write: " + err.Error())
+			return
+		}
+		spare = batch
+		if cap(spare) > 1024 {
+			spare = nil
+		}
+	}
+}
+
+// encode numbers a PDU and appends its pieces to vec.
+func (c *conn) encode(vec [][]byte, o *outgoing) [][]byte {
+	switch o.stat {
+	case hasStatSN:
+		o.h.SetStatSN(c.statSN)
+		c.statSN++
+	case nextStatSN:
+		o.h.SetStatSN(c.statSN)
+	}
+	exp := c.expCmdSN.Load()
+	o.h.SetWindow(exp, exp+c.window-1)
+	data := o.data
+	if o.ninl > 0 {
+		data = o.inline[:o.ninl]
+	}
+	o.h.SetDataLen(len(data))
+	vec = append(vec, o.h[:])
+	if c.par.headerDigest {
+		pdu.PutDigest(o.digest[:], pdu.Digest(0, o.h[:]))
+		vec = append(vec, o.digest[:])
+	}
+	if len(data) == 0 {
+		return vec
+	}
+	vec = append(vec, data)
+	pad := -len(data) & 3
+	n := pad
+	clear(o.tail[:4])
+	if c.par.dataDigest {
+		pdu.PutDigest(o.tail[pad:], pdu.Digest(pdu.Digest(0, data), o.tail[:pad]))
+		n += 4
+	}
+	if n > 0 {
+		vec = append(vec, o.tail[:n])
+	}
+	return vec
+}
