@@ -82,7 +82,9 @@ func killAt(t *testing.T, n int, before bool) {
 	disk := journal.NewMemory()
 	m := &mortal{Journal: disk, dieAt: n, before: before, died: make(chan struct{})}
 	first := w.engine(m)
+	whole := make(chan struct{})
 	go func() {
+		defer close(whole)
 		set, err := first.Create(t.Context(), request())
 		if err != nil {
 			return
@@ -91,7 +93,11 @@ func killAt(t *testing.T, n int, before bool) {
 			first.Release(t.Context(), set.ID)
 		}
 	}()
-	<-m.died
+	select {
+	case <-m.died:
+	case <-whole:
+		t.Fatalf("the set was over after %d writes: the cut was never made", m.puts)
+	}
 	w.writer.ProcessDied() // the guards see their launcher die
 
 	second := w.engine(disk)

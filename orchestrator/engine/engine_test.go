@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
 	"github.com/cleave-san/cleave/arrays/driver"
@@ -109,23 +110,21 @@ func TestNoSplitWithoutEveryCompletion(t *testing.T) {
 			return []writertest.Fault{{On: writertest.OpSnapshot, VM: "db", Report: func(r *wire.Report) { r.Failed = "limit passed" }}}
 		},
 	}
+	before := goleak.IgnoreCurrent()
+	defer goleak.VerifyNone(t, before)
 	names := []string{"lost", "silent", "no end", "partial0", "partial1", "failed", "undone"}
 	rapid.Check(t, func(rt *rapid.T) {
 		name := rapid.SampledFrom(names).Draw(rt, "fault")
 		other := rapid.SampledFrom([]string{"none", "online", "offline"}).Draw(rt, "other VM")
 		vms := []orchestrator.VM{online("db")}
-		req := orchestrator.Request{VMs: []string{"db"}, GuestLimit: time.Millisecond, Level: rapid.SampledFrom([]orchestrator.Level{
-			orchestrator.LevelNone, orchestrator.LevelCrash}).Draw(rt, "level")}
-		if req.Level == orchestrator.LevelCrash {
-			req.Level = orchestrator.LevelNone // the ladder has its own test
-		}
+		req := orchestrator.Request{VMs: []string{"db"}, GuestLimit: time.Millisecond}
 		switch other {
 		case "online":
 			vms, req.VMs = append(vms, online("b")), append(req.VMs, "b")
 		case "offline":
 			vms, req.VMs = append(vms, offline("b")), append(req.VMs, "b")
 		}
-		w := newWorld(t, vms...)
+		w := newMortalWorld(t, vms...)
 		w.writer.Add(faults[name]()...)
 		e := w.engine(journal.NewMemory())
 		defer e.Close()
