@@ -24,6 +24,10 @@ import (
 // ErrLocked says that another process holds a lock.
 var ErrLocked = errors.New("locked by another process")
 
+// ErrUncertain says that a change was made and may not be stable: a crash may
+// bring back what was before.
+var ErrUncertain = errors.New("may not be stable")
+
 // FS is a file system. Its methods may be called at once from several
 // goroutines; their errors are those of package os and name the path.
 type FS interface {
@@ -90,8 +94,9 @@ func ReadFile(fs FS, name string, limit int64) ([]byte, error) {
 
 // Replace puts data in place of what name held, or makes it. After a crash at
 // any point name holds the old content or the new, never a part of either. The
-// new content is stable when Replace returns nil; after an error it may be
-// either. Two calls for one name must not overlap.
+// new content is stable when Replace returns nil. After an error the old
+// content is there, unless the error is ErrUncertain. Two calls for one name
+// must not overlap.
 func Replace(fs FS, name string, data []byte) error {
 	tmp := name + ".new"
 	f, err := fs.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
@@ -112,7 +117,10 @@ func Replace(fs FS, name string, data []byte) error {
 		fs.Remove(tmp)
 		return err
 	}
-	return fs.SyncDir(filepath.Dir(name))
+	if err := fs.SyncDir(filepath.Dir(name)); err != nil {
+		return fmt.Errorf("%s %w: %w", name, ErrUncertain, err)
+	}
+	return nil
 }
 
 // MkdirAll makes a directory and its parents, each stable before the next.

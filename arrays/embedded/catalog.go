@@ -1,0 +1,335 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/embedded/disk"
+	"github.com/cleave-san/cleave/lun"
+)
+
+const (
+	catalogKind    = "catalogue"
+	catalogVersion = 1
+)
+
+// catalog is all that the array knows, as one record that is replaced in one
+// step: whatever a change says about several volumes becomes true at once.
+type catalog struct {
+	Array     lun.Identity            `json:"array"`
+	Seq       uint64                  `json:"seq"` // of changes
+	Pools     map[string]lun.Identity `json:"pools"`
+	Volumes   []volumeRecord          `json:"volumes,omitempty"`
+	Snapshots []snapshotRecord        `json:"snapshots,omitempty"`
+	// Pending splits have begun and are not certain: at start they are undone.
+	Pending []pendingRecord `json:"pending,omitempty"`
+	// Consents to leave volumes unmirrored, by tag.
+	Consents []consentRecord `json:"consents,omitempty"`
+	// Trash are files that belong to nothing: about to be made, or about to be
+	// removed. At start they are removed.
+	Trash []fileRef `json:"trash,omitempty"`
+}
+
+// fileRef names a file: in the pool, or in the state directory if Pool is
+// empty.
+type fileRef struct {
+	Pool string `json:"pool,omitempty"`
+	Path string `json:"path"`
+}
+
+type volumeRecord struct {
+	ID      lun.Identity   `json:"id"`
+	Name    string         `json:"name"`
+	Size    int64          `json:"size"`
+	Created time.Time      `json:"created"`
+	Want    []string       `json:"want"` // pools, one for each mirror it should have
+	Mirrors []mirrorRecord `json:"mirrors"`
+	// Epochs with a bitmap of what was written in them, oldest first; the last
+	// is the current one. Empty while nobody wants to know.
+	Epochs     []uint64  `json:"epochs,omitempty"`
+	NextEpoch  uint64    `json:"nextEpoch"`
+	Unmirrored time.Time `json:"unmirrored,omitzero"`
+}
+
+// mirrorState is what a mirror is to its volume.
+type mirrorState string
+
+const (
+	inSync  mirrorState = "in-sync"
+	filling mirrorState = "filling" // written to, and being copied to
+	broken  mirrorState = "broken"  // not used
+)
+
+type mirrorRecord struct {
+	ID    lun.Identity `json:"id"`
+	Pool  string       `json:"pool"`
+	File  string       `json:"file"` // below the pool
+	State mirrorState  `json:"state"`
+	// Todo are the map files whose union is what remains to be copied, while
+	// it is filling; All: everything.
+	Todo   []string `json:"todo,omitempty"`
+	All    bool     `json:"all,omitempty"`
+	Reason string   `json:"reason,omitempty"`
+	// From is the snapshot that it last was, so that a repeated Resync is
+	// known for what it is.
+	From lun.Identity `json:"from,omitzero"`
+}
+
+type snapshotRecord struct {
+	ID         lun.Identity  `json:"id"`
+	Tag        driver.Tag    `json:"tag"`
+	Group      string        `json:"group"`
+	Volume     lun.Identity  `json:"volume"`
+	VolumeName string        `json:"volumeName"`
+	Size       int64         `json:"size"`
+	Mirror     mirrorRecord  `json:"mirror"`
+	Epoch      uint64        `json:"epoch"` // the volume's first after the split
+	At         time.Time     `json:"at"`
+	Held       time.Duration `json:"held"`
+	Skewed     bool          `json:"skewed,omitempty"`
+}
+
+type pendingRecord struct {
+	Tag     driver.Tag      `json:"tag"`
+	Group   string          `json:"group"`
+	Members []pendingMember `json:"members"`
+}
+
+type pendingMember struct {
+	Volume   lun.Identity `json:"volume"`
+	Mirror   lun.Identity `json:"mirror"`
+	Snapshot lun.Identity `json:"snapshot"`
+	Epoch    uint64       `json:"epoch"`
+}
+
+type consentRecord struct {
+	Tag     driver.Tag     `json:"tag"`
+	Volumes []lun.Identity `json:"volumes"`
+	At      time.Time      `json:"at"`
+}
+
+func (c *catalog) clone() *catalog {
+	n := *c
+	n.Pools = make(map[string]lun.Identity, len(c.Pools))
+	for k, v := range c.Pools {
+		n.Pools[k] = v
+	}
+	n.Volumes = slices.Clone(c.Volumes)
+	for i := range n.Volumes {
+		v := &n.Volumes[i]
+		v.Want, v.Mirrors, v.Epochs = slices.Clone(v.Want), slices.Clone(v.Mirrors), slices.Clone(v.Epochs)
+		for j := range v.Mirrors {
+			v.Mirrors[j].Todo = slices.Clone(v.Mirrors[j].Todo)
+		}
+	}
+	n.Snapshots = slices.Clone(c.Snapshots)
+	n.Pending = slices.Clone(c.Pending)
+	n.Consents = slices.Clone(c.Consents)
+	n.Trash = slices.Clone(c.Trash)
+	return &n
+}
+
+func (c *catalog) volume(id lun.Identity) *volumeRecord {
+	for i := range c.Volumes {
+		if c.Volumes[i].ID == id {
+			return &c.Volumes[i]
+		}
+	}
+	return nil
+}
+
+func (c *catalog) snapshot(id lun.Identity) *snapshotRecord {
+	for i := range c.Snapshots {
+		if c.Snapshots[i].ID == id {
+			return &c.Snapshots[i]
+		}
+	}
+	return nil
+}
+
+func (v *volumeRecord) mirror(id lun.Identity) *mirrorRecord {
+	for i := range v.Mirrors {
+		if v.Mirrors[i].ID == id {
+			return &v.Mirrors[i]
+		}
+	}
+	return nil
+}
+
+// noteUnmirrored keeps the time since when fewer than two mirrors are in sync.
+func (v *volumeRecord) noteUnmirrored(now time.Time) {
+	n := 0
+	for _, m := range v.Mirrors {
+		if m.State == inSync {
+			n++
+		}
+	}
+	switch {
+	case n >= 2:
+		v.Unmirrored = time.Time{}
+	case v.Unmirrored.IsZero():
+		v.Unmirrored = now
+	}
+}
+
+var volumeName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+
+// check refuses a catalogue that says what this program would never write,
+// before a path or a size of it is used.
+func (c *catalog) check() error {
+	seen := map[lun.Identity]bool{}
+	once := func(id lun.Identity, what string) error {
+		if id.IsZero() || seen[id] {
+			return fmt.Errorf("%s %s occurs twice or is zero", what, id)
+		}
+		seen[id] = true
+		return nil
+	}
+	mirror := func(m *mirrorRecord) error {
+		if _, ok := c.Pools[m.Pool]; !ok {
+			return fmt.Errorf("mirror %s: unknown pool %.80q", m.ID, m.Pool)
+		}
+		if !filepath.IsLocal(m.File) {
+			return fmt.Errorf("mirror %s: path %.80q leads out of its pool", m.ID, m.File)
+		}
+		for _, t := range m.Todo {
+			if !filepath.IsLocal(t) {
+				return fmt.Errorf("mirror %s: path %.80q leads out of the state directory", m.ID, t)
+			}
+		}
+		return once(m.ID, "mirror")
+	}
+	for i := range c.Volumes {
+		v := &c.Volumes[i]
+		if err := once(v.ID, "volume"); err != nil {
+			return err
+		}
+		if !volumeName.MatchString(v.Name) || checkSize(v.Size) != nil {
+			return fmt.Errorf("volume %s: name %.80q or size %d is impossible", v.ID, v.Name, v.Size)
+		}
+		if !slices.IsSorted(v.Epochs) || len(v.Epochs) > 0 && v.Epochs[len(v.Epochs)-1] >= v.NextEpoch {
+			return fmt.Errorf("volume %s: epochs out of order", v.ID)
+		}
+		for j := range v.Mirrors {
+			if err := mirror(&v.Mirrors[j]); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range c.Snapshots {
+		s := &c.Snapshots[i]
+		if err := once(s.ID, "snapshot"); err != nil {
+			return err
+		}
+		if err := mirror(&s.Mirror); err != nil {
+			return err
+		}
+		if checkSize(s.Size) != nil {
+			return fmt.Errorf("snapshot %s: size %d is impossible", s.ID, s.Size)
+		}
+		if v := c.volume(s.Volume); v != nil && !slices.Contains(v.Epochs, s.Epoch) {
+			return fmt.Errorf("snapshot %s: its epoch %d is not one of its volume's", s.ID, s.Epoch)
+		}
+	}
+	for _, p := range c.Pending {
+		for _, m := range p.Members {
+			v := c.volume(m.Volume)
+			if v == nil || v.mirror(m.Mirror) == nil {
+				return fmt.Errorf("pending split %.63q: no volume %s with a mirror %s", p.Tag, m.Volume, m.Mirror)
+			}
+		}
+	}
+	for _, t := range c.Trash {
+		if !filepath.IsLocal(t.Path) {
+			return fmt.Errorf("path %.80q leads out of its directory", t.Path)
+		}
+	}
+	return nil
+}
+
+func checkSize(n int64) error {
+	if n <= 0 || n%sector != 0 || n > maxVolume {
+		return driver.Errorf(driver.InvalidRequest, "size %d: want a positive multiple of %d bytes, at most %d", n, sector, int64(maxVolume))
+	}
+	return nil
+}
+
+// store keeps the catalogue on disk.
+type store struct {
+	fs   disk.FS
+	path string
+
+	mu     sync.Mutex
+	cur    *catalog // never changed, only replaced
+	failed error
+}
+
+// read returns the catalogue as it is now; the caller must not change it.
+func (s *store) read() *catalog {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cur
+}
+
+// update changes the catalogue: when it returns nil, all that fn did is stable.
+// After an error nothing has changed, unless it is of kind OutcomeUnknown: then
+// no further change is accepted until the array is opened again.
+func (s *store) update(fn func(*catalog) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return s.failed
+	}
+	next := s.cur.clone()
+	if err := fn(next); err != nil {
+		return err
+	}
+	next.Seq++
+	b, err := encodeRecord(catalogKind, catalogVersion, next)
+	if err != nil {
+		return err
+	}
+	if err := disk.Replace(s.fs, s.path, b); err != nil {
+		if errors.Is(err, disk.ErrUncertain) {
+			s.failed = driver.Errorf(driver.OutcomeUnknown, "the catalogue takes no more changes until a restart: %w", err)
+			return s.failed
+		}
+		return fmt.Errorf("writing the catalogue: %w", noSpace(err))
+	}
+	s.cur = next
+	return nil
+}
+
+// load reads the catalogue; os.ErrNotExist if there is none.
+func (s *store) load() error {
+	b, err := disk.ReadFile(s.fs, s.path, maxRecord)
+	if err != nil {
+		return err
+	}
+	c, err := decodeCatalog(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.path, err)
+	}
+	s.cur = c
+	return nil
+}
+
+func decodeCatalog(b []byte) (*catalog, error) {
+	c := new(catalog)
+	if _, err := decodeRecord(b, catalogKind, catalogVersion, c); err != nil {
+		return nil, err
+	}
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("%s record: %w", catalogKind, err)
+	}
+	return c, nil
+}
+
+func isNotExist(err error) bool { return errors.Is(err, os.ErrNotExist) }

@@ -1,0 +1,99 @@
+package embedded
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/cleave-san/cleave/arrays/embedded/disk"
+	"github.com/cleave-san/cleave/lun"
+)
+
+// plex is one raw file of a set that is kept equal.
+type plex struct {
+	id   lun.Identity
+	pool string
+	path string
+	f    disk.File
+	busy atomic.Int32 // reads under way
+	err  atomic.Pointer[error]
+
+	warned atomic.Bool // an event was sent about it
+}
+
+// failed is the first error of a write or sync to the plex, nil if there was
+// none. After one, the file's content is not to be trusted.
+func (p *plex) failed() error {
+	if e := p.err.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+func (p *plex) fail(err error) { p.err.CompareAndSwap(nil, &err) }
+
+// epoch is who takes part in the I/O of a set from one instant to the next. It
+// does not change; what changes is which epoch is current. An operation belongs
+// to the epoch in which it was admitted, and finishes there.
+type epoch struct {
+	insync  []*plex // never empty unless the set is offline; reads come from these
+	filling []*plex // are written to, not read from
+	// fixed sends all reads to insync[0]: the others may differ from it until
+	// the marked regions have been copied after a crash.
+	fixed bool
+	// dirty gets the regions written to, nil where nobody wants to know.
+	dirty *mapFile
+
+	users atomic.Int64  // operations, and 1 while the epoch is current
+	idle  chan struct{} // closed when users is 0
+}
+
+func newEpoch(e epoch0) *epoch {
+	n := &epoch{insync: e.insync, filling: e.filling, fixed: e.fixed, dirty: e.dirty, idle: make(chan struct{})}
+	n.users.Store(1)
+	return n
+}
+
+// epoch0 is what an epoch consists of, before it begins.
+type epoch0 struct {
+	insync, filling []*plex
+	fixed           bool
+	dirty           *mapFile
+}
+
+func (e *epoch) parts() epoch0 {
+	return epoch0{insync: e.insync, filling: e.filling, fixed: e.fixed, dirty: e.dirty}
+}
+
+// leave ends an operation, and the epoch's own share when it is no longer
+// current.
+func (e *epoch) leave() {
+	if e.users.Add(-1) == 0 {
+		close(e.idle)
+	}
+}
+
+// wait returns when all operations of an epoch that is no longer current are
+// over.
+func (e *epoch) wait(ctx context.Context) error {
+	select {
+	case <-e.idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// without returns ps without p, leaving ps as it is.
+func without(ps []*plex, p *plex) []*plex {
+	out := make([]*plex, 0, len(ps))
+	for _, q := range ps {
+		if q != p {
+			out = append(out, q)
+		}
+	}
+	return out
+}
+
+func with(ps []*plex, p *plex) []*plex {
+	return append(append(make([]*plex, 0, len(ps)+1), ps...), p)
+}

@@ -1,0 +1,312 @@
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/cleave-san/cleave/arrays/embedded/disk"
+	"github.com/cleave-san/cleave/lun"
+)
+
+// fill copies to a mirror what it lacks, in the background. Writes go to the
+// mirror meanwhile, so what is once copied stays equal.
+//
+// Its todo map holds the regions still to be copied. A region's bit is cleared
+// only after the mirror was synced; after a crash the marked regions of the
+// intent log are added, and the copying goes on from there.
+type fill struct {
+	v    *volume
+	p    *plex
+	todo *mapFile
+	// all: the map is still to be made, from where the source has data.
+	all bool
+
+	total, copied atomic.Int64 // bytes
+	stalled       atomic.Pointer[string]
+	ctx           context.Context
+	cancel        context.CancelFunc
+	done          chan struct{}
+}
+
+// checkpointEvery is how many bytes may be copied again after a crash.
+const checkpointEvery = 64 << 20
+
+func (v *volume) newFill(p *plex, todo *mapFile, all bool) *fill {
+	f := &fill{v: v, p: p, todo: todo, all: all, done: make(chan struct{})}
+	f.ctx, f.cancel = context.WithCancel(v.a.bg)
+	f.total.Store(todo.count() * regionSize)
+	return f
+}
+
+// resumeFill continues after a restart: what was to be done, and the marked
+// regions. r is changed to refer to the fill's own map, which is stable.
+func (v *volume) resumeFill(p *plex, r *mirrorRecord, log *mapFile) (*fill, error) {
+	own := todoName(p.id)
+	var todo *mapFile
+	var err error
+	if len(r.Todo) == 1 && r.Todo[0] == own {
+		todo, err = v.openOrAll(own, v.size.Load(), regionSize)
+	} else {
+		todo, err = v.unite(own, r.Todo)
+	}
+	if err != nil {
+		return nil, err
+	}
+	orScaled(todo, log)
+	if err := todo.flush(); err != nil {
+		return nil, err
+	}
+	r.Todo = []string{own}
+	return v.newFill(p, todo, r.All), nil
+}
+
+// unite makes the map file own with the bits of all the others.
+func (v *volume) unite(own string, others []string) (*mapFile, error) {
+	todo, err := createMap(v.a.fs, v.a.mapPath(own), v.size.Load(), regionSize)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range others {
+		m, err := v.openOrAll(name, v.size.Load(), regionSize)
+		if err != nil {
+			todo.close()
+			return nil, err
+		}
+		todo.or(m.bitmap)
+		m.close()
+	}
+	return todo, nil
+}
+
+// startFill lets a fill run until it is done or cancelled.
+func (v *volume) startFill(f *fill) {
+	v.mu.Lock()
+	v.fills[f.p.id] = f
+	v.mu.Unlock()
+	if !v.a.start(f.run) {
+		f.end()
+	}
+}
+
+func (f *fill) end() {
+	v := f.v
+	v.mu.Lock()
+	if v.fills[f.p.id] == f {
+		delete(v.fills, f.p.id)
+	}
+	v.mu.Unlock()
+	f.cancel()
+	f.todo.close()
+	close(f.done)
+	v.notify()
+}
+
+func (f *fill) progress() (copied, total int64, stalled string) {
+	if s := f.stalled.Load(); s != nil {
+		stalled = *s
+	}
+	return f.copied.Load(), f.total.Load(), stalled
+}
+
+func (f *fill) run() {
+	defer f.end()
+	v := f.v
+	begun := time.Now()
+	for {
+		err := f.work()
+		if err == nil {
+			break
+		}
+		if f.ctx.Err() != nil || f.p.failed() != nil || errors.Is(err, lun.ErrClosed) {
+			return
+		}
+		why := err.Error()
+		f.stalled.Store(&why)
+		v.a.event(ResyncStalled, v, f.p.id, "%s: copying to mirror %s: %v; it is tried again", v.label, f.p.id, err)
+		select {
+		case <-time.After(v.a.o.LogIdle):
+		case <-f.ctx.Done():
+			return
+		}
+	}
+	v.a.event(ResyncDone, v, f.p.id, "%s: mirror %s in pool %q is in sync: %d bytes were copied in %v", v.label, f.p.id, f.p.pool, f.copied.Load(), time.Since(begun).Round(time.Millisecond))
+}
+
+func (f *fill) work() error {
+	if f.all {
+		if err := f.mapAll(); err != nil {
+			return err
+		}
+	}
+	f.stalled.Store(nil)
+	if err := f.copy(); err != nil {
+		return err
+	}
+	return f.finish()
+}
+
+// mapAll finds what a new, empty mirror lacks: all that is data in the source.
+// What is written from now on goes to both.
+func (f *fill) mapAll() error {
+	v := f.v
+	err := v.extents(0, v.size.Load(), func(x lun.Extent) error {
+		if !x.Hole {
+			f.todo.setRange(x.Off, x.Len, regionSize)
+		}
+		return f.ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	if err := f.todo.flush(); err != nil {
+		return err
+	}
+	f.total.Store(f.todo.count() * regionSize)
+	err = v.a.change(func(c *catalog) error {
+		if m := c.mirrorOf(v.id, f.p.id); m != nil {
+			m.All, m.Todo = false, []string{todoName(f.p.id)}
+		}
+		return nil
+	})
+	f.all = err != nil
+	return err
+}
+
+func (f *fill) copy() error {
+	buf := make([]byte, copyChunk)
+	size := f.v.size.Load()
+	type run struct{ first, n int64 }
+	var since []run // copied and not yet synced
+	var bytesSince int64
+	checkpoint := func() error {
+		if len(since) == 0 {
+			return nil
+		}
+		if err := f.p.f.Sync(); err != nil {
+			return f.lose(err)
+		}
+		for _, r := range since {
+			for i := r.first; i < r.first+r.n; i++ {
+				f.todo.clear(i)
+			}
+		}
+		since, bytesSince = since[:0], 0
+		return f.todo.flush()
+	}
+	for at := int64(0); ; {
+		first, n := f.todo.run(at, copyChunk/regionSize)
+		if n == 0 {
+			return checkpoint()
+		}
+		off := first * regionSize
+		length := min(n*regionSize, size-off)
+		if err := f.v.a.copies.wait(f.ctx, length); err != nil {
+			return err
+		}
+		if err := f.copyRange(buf[:length], off); err != nil {
+			return err
+		}
+		f.copied.Add(length)
+		at, since = first+n, append(since, run{first, n})
+		if bytesSince += length; bytesSince >= checkpointEvery {
+			if err := checkpoint(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (f *fill) copyRange(buf []byte, off int64) error {
+	var sp span
+	f.v.order.lock(&sp, off, int64(len(buf)))
+	defer f.v.order.unlock(&sp)
+	if _, err := f.v.readAt(buf, off); err != nil {
+		return err
+	}
+	if err := writeSparse(f.p.f, buf, off); err != nil {
+		return f.lose(err)
+	}
+	return nil
+}
+
+// lose drops the mirror that is being copied to.
+func (f *fill) lose(cause error) error {
+	f.v.state.Lock()
+	defer f.v.state.Unlock()
+	if inEpoch(f.v.cur, f.p) {
+		if err := f.v.drop(f.p, cause); err != nil {
+			return err
+		}
+	}
+	return cause
+}
+
+// finish makes the mirror one of those in sync: first in the catalogue, then in
+// the epoch.
+func (f *fill) finish() error {
+	v := f.v
+	if err := f.p.f.Sync(); err != nil {
+		return f.lose(err)
+	}
+	v.state.Lock()
+	defer v.state.Unlock()
+	if !inEpoch(v.cur, f.p) {
+		return fmt.Errorf("mirror %s was dropped or removed meanwhile", f.p.id)
+	}
+	err := v.a.change(func(c *catalog) error {
+		m := c.mirrorOf(v.id, f.p.id)
+		if m == nil {
+			return fmt.Errorf("mirror %s is no longer the volume's", f.p.id)
+		}
+		m.State, m.Todo, m.All, m.Reason = inSync, nil, false, ""
+		c.volume(v.id).noteUnmirrored(v.a.o.Now())
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	next := v.cur.parts()
+	next.insync, next.filling = with(next.insync, f.p), without(next.filling, f.p)
+	v.flip(next)
+	v.a.fs.Remove(v.a.mapPath(todoName(f.p.id)))
+	return nil
+}
+
+func (c *catalog) mirrorOf(volume, mirror lun.Identity) *mirrorRecord {
+	if v := c.volume(volume); v != nil {
+		return v.mirror(mirror)
+	}
+	return nil
+}
+
+var zeroChunk [copyChunk]byte
+
+// writeSparse writes buf, and makes holes of those of its regions that are
+// zero.
+func writeSparse(f disk.File, buf []byte, off int64) error {
+	for len(buf) > 0 {
+		n, zero := 0, bytes.Equal(buf[:min(len(buf), regionSize)], zeroChunk[:min(len(buf), regionSize)])
+		for n < len(buf) {
+			k := min(len(buf)-n, regionSize)
+			if bytes.Equal(buf[n:n+k], zeroChunk[:k]) != zero {
+				break
+			}
+			n += k
+		}
+		var err error
+		if zero {
+			err = f.PunchHole(off, int64(n))
+		} else {
+			_, err = f.WriteAt(buf[:n], off)
+		}
+		if err != nil {
+			return err
+		}
+		buf, off = buf[n:], off+int64(n)
+	}
+	return nil
+}

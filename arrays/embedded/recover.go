@@ -1,0 +1,346 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/lun"
+)
+
+// recover brings everything up that the catalogue knows, after a clean end or
+// a crash. It changes the catalogue once, when all that the change relies on
+// is stable.
+//
+// What a crash may have left, and what becomes of it:
+//
+//	a split that was pending       is undone: its mirrors go back to filling, and
+//	                               what differs is under the intent log's marks
+//	marked regions                 are compared and made equal, from one mirror
+//	a resync                       goes on; marked regions are copied once more
+//	files about to be made or gone are removed
+//	a mirror that can't be opened  is dropped, if the volume has another
+func (a *Array) recover() error {
+	cat := a.store.read().clone()
+	if err := a.emptyTrash(cat); err != nil {
+		return err
+	}
+	a.undoPending(cat)
+	var after []func()
+	for i := range cat.Volumes {
+		r := &cat.Volumes[i]
+		v := newVolume(a, r)
+		a.volumes[r.ID] = v
+		begin, err := v.bringUp(r)
+		if err != nil {
+			return fmt.Errorf("%s: %w", v.label, err)
+		}
+		after = append(after, begin)
+	}
+	for i := range cat.Snapshots {
+		r := &cat.Snapshots[i]
+		s, err := a.bringUpSnapshot(r)
+		if err != nil {
+			return fmt.Errorf("snapshot %s: %w", r.ID, err)
+		}
+		a.snaps[r.ID] = s
+	}
+	if err := a.fs.SyncDir(a.maps); err != nil {
+		return err
+	}
+	if err := a.store.update(func(c *catalog) error {
+		seq := c.Seq
+		*c = *cat
+		c.Seq = seq
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, fn := range after {
+		fn()
+	}
+	a.sweepMaps()
+	return nil
+}
+
+// emptyTrash removes files that belong to nothing. What can't be removed stays
+// in the list.
+func (a *Array) emptyTrash(cat *catalog) error {
+	var left []fileRef
+	for _, t := range cat.Trash {
+		if p := a.pools[t.Pool]; p == nil || p.offline != nil {
+			left = append(left, t)
+			continue
+		}
+		if err := a.fs.Remove(a.poolPath(t.Pool, t.Path)); err != nil && !isNotExist(err) {
+			a.event(LeftOver, nil, lun.Identity{}, "a deleted file could not be removed: %v", err)
+			left = append(left, t)
+		}
+	}
+	cat.Trash = left
+	return nil
+}
+
+// undoPending puts the mirrors of splits that did not become certain back to
+// their volumes. What they lack is under the marks of the intent log, which
+// bringUp adds to what is to be copied.
+func (a *Array) undoPending(cat *catalog) {
+	for _, p := range cat.Pending {
+		for _, m := range p.Members {
+			mr := cat.volume(m.Volume).mirror(m.Mirror)
+			if mr.State == inSync {
+				mr.State = filling
+			}
+		}
+		a.event(SplitUndone, nil, lun.Identity{}, "the split of %d volumes for tag %q had not been completed and was undone", len(p.Members), p.Tag)
+	}
+	cat.Pending = nil
+}
+
+// bringUp opens a volume's files. begin starts what has to go on, once the
+// catalogue is stable.
+func (v *volume) bringUp(r *volumeRecord) (begin func(), err error) {
+	a := v.a
+	log, err := v.openOrAll(v.logName(), r.Size, logUnit(r.Size))
+	if err != nil {
+		return nil, err
+	}
+	v.log = newIntentLog(log, a.o.LogLimit, func() { v.cleanSoon(func(fn func()) { a.start(fn) }) })
+	v.log.adopt()
+
+	e := epoch0{}
+	for _, n := range r.Epochs {
+		m, err := v.openOrAll(v.epochName(n), r.Size, regionSize)
+		if err != nil {
+			return nil, err
+		}
+		v.epochs[n] = m
+		e.dirty = m
+	}
+	if e.dirty != nil {
+		orScaled(e.dirty, log)
+		if err := e.dirty.flush(); err != nil {
+			return nil, err
+		}
+	}
+	v.openMirrors(r, &e)
+	var fills []*fill
+	for _, p := range e.filling {
+		f, err := v.resumeFill(p, r.mirror(p.id), log)
+		if err != nil {
+			return nil, err
+		}
+		fills = append(fills, f)
+	}
+	e.fixed = v.log.marked() > 0
+	v.flip(e)
+	return func() {
+		for _, f := range fills {
+			v.startFill(f)
+		}
+		if e.fixed && len(e.insync) > 0 {
+			v.recovering.Store(log.count() * log.unit)
+			a.start(v.equaliseMarked)
+		}
+	}, nil
+}
+
+// openMirrors opens the mirrors' files. One that can't be opened is broken, if
+// another in sync can; else the volume waits for it, offline.
+func (v *volume) openMirrors(r *volumeRecord, e *epoch0) {
+	failed := map[lun.Identity]error{}
+	for i := range r.Mirrors {
+		m := &r.Mirrors[i]
+		if m.State == broken {
+			continue
+		}
+		p, err := v.a.openPlex(m, r.Size, os.O_RDWR)
+		switch {
+		case err != nil:
+			failed[m.ID] = err
+		case m.State == inSync:
+			e.insync = append(e.insync, p)
+		default:
+			e.filling = append(e.filling, p)
+		}
+	}
+	if len(e.insync) == 0 {
+		for _, p := range e.filling { // nothing to copy from
+			p.f.Close()
+		}
+		e.filling = nil
+		why := make([]string, 0, len(failed))
+		for _, err := range failed {
+			why = append(why, err.Error())
+		}
+		slices.Sort(why)
+		v.a.event(VolumeOffline, v, lun.Identity{}, "%s has no mirror in sync that can be opened: %s", v.label, strings.Join(why, "; "))
+		return
+	}
+	for id, err := range failed {
+		m := r.mirror(id)
+		m.State, m.Reason, m.Todo, m.All = broken, err.Error(), nil, false
+		v.a.event(MirrorDropped, v, id, "%s lost its mirror %s in pool %q: %v; it goes on with the others", v.label, id, m.Pool, err)
+	}
+	r.noteUnmirrored(v.a.o.Now())
+}
+
+// openOrAll opens a map file. One that is missing or damaged is made anew with
+// all bits set: more is copied than needed, and an event says so.
+func (v *volume) openOrAll(name string, size, unit int64) (*mapFile, error) {
+	path := v.a.mapPath(name)
+	m, bad, err := openMap(v.a.fs, path, size)
+	if err == nil && bad > 0 {
+		v.a.event(MapDamaged, v, lun.Identity{}, "map %s: %d of its blocks failed their checksum; all regions under them are taken as changed", name, bad)
+	}
+	if err == nil || !isNotExist(err) && !errors.Is(err, errMapDamaged) {
+		return m, err
+	}
+	v.a.event(MapDamaged, v, lun.Identity{}, "%v; the whole of %s is taken as changed", err, v.label)
+	if m, err = createMap(v.a.fs, path, size, unit); err != nil {
+		return nil, err
+	}
+	for i := range m.n() {
+		m.set(i)
+	}
+	return m, m.flush()
+}
+
+// orScaled adds to dst all that src marks, whose regions are larger.
+func orScaled(dst, src *mapFile) {
+	for i := src.next(0); i >= 0; i = src.next(i + 1) {
+		from := i * src.unit / dst.unit
+		for j := from; j < from+src.unit/dst.unit && j < dst.n(); j++ {
+			dst.set(j)
+		}
+	}
+}
+
+// equaliseMarked makes the mirrors in sync equal in the regions that a crash
+// left marked, while the volume is in use.
+func (v *volume) equaliseMarked() {
+	begun := time.Now()
+	var copied atomic.Int64
+	for {
+		err := v.equalisePass(&copied)
+		if err == nil {
+			break
+		}
+		if v.a.bg.Err() != nil {
+			return
+		}
+		v.a.event(ResyncStalled, v, lun.Identity{}, "%s: comparing mirrors after a crash: %v; it is tried again", v.label, err)
+		select {
+		case <-time.After(v.a.o.LogIdle):
+		case <-v.a.bg.Done():
+			return
+		}
+	}
+	v.state.Lock()
+	next := v.cur.parts()
+	next.fixed = false
+	v.flip(next)
+	v.state.Unlock()
+	v.recovering.Store(0)
+	v.a.event(Recovered, v, lun.Identity{}, "%s: mirrors are equal again after a crash: %d bytes differed; it took %v", v.label, copied.Load(), time.Since(begun).Round(time.Millisecond))
+	v.notify()
+}
+
+const copyChunk = 1 << 20
+
+func (v *volume) equalisePass(copied *atomic.Int64) error {
+	src, have := make([]byte, copyChunk), make([]byte, copyChunk)
+	log := v.log.file
+	for _, i := range v.log.adopted() {
+		for off, end := i*log.unit, min((i+1)*log.unit, v.size.Load()); off < end && v.mirrorsInSync() > 1; off += copyChunk {
+			n := min(copyChunk, end-off)
+			if err := v.a.copies.wait(v.a.bg, n); err != nil {
+				return err
+			}
+			if err := v.equaliseRange(src[:n], have[:n], off, copied); err != nil {
+				return err
+			}
+		}
+		v.recovering.Add(-log.unit)
+		v.log.recovered(i)
+	}
+	return nil
+}
+
+func (v *volume) mirrorsInSync() int {
+	e := v.enter()
+	defer e.leave()
+	return len(e.insync)
+}
+
+// equaliseRange copies to the other mirrors in sync where they differ.
+func (v *volume) equaliseRange(buf, have []byte, off int64, copied *atomic.Int64) error {
+	var sp span
+	v.order.lock(&sp, off, int64(len(buf)))
+	defer v.order.unlock(&sp)
+	if _, err := v.readAt(buf, off); err != nil {
+		return err
+	}
+	e := v.enter()
+	defer e.leave()
+	if len(e.insync) == 0 {
+		return errOffline
+	}
+	for _, p := range e.insync[1:] {
+		err := readFull(p.f, have, off)
+		if err == nil && string(have) == string(buf) {
+			continue
+		}
+		if err == nil {
+			err = writeSparse(p.f, buf, off)
+			copied.Add(int64(len(buf)))
+		}
+		if err != nil {
+			v.state.Lock()
+			if inEpoch(v.cur, p) {
+				err = v.drop(p, err)
+			}
+			v.state.Unlock()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sweepMaps removes map files that the catalogue does not refer to.
+func (a *Array) sweepMaps() {
+	cat := a.store.read()
+	keep := map[string]bool{}
+	for _, v := range cat.Volumes {
+		keep[v.ID.String()+".log"] = true
+		for _, n := range v.Epochs {
+			keep[fmt.Sprintf("%s.%d.dirty", v.ID, n)] = true
+		}
+		for _, m := range v.Mirrors {
+			for _, t := range m.Todo {
+				keep[t] = true
+			}
+		}
+	}
+	for _, s := range cat.Snapshots {
+		keep[splitMapName(s.Mirror.ID)], keep[splitLogName(s.Mirror.ID)] = true, true
+	}
+	names, err := a.fs.ReadDir(a.maps)
+	if err != nil {
+		return
+	}
+	for _, n := range names {
+		if !keep[n] {
+			a.fs.Remove(a.mapPath(n))
+		}
+	}
+}
+
+var _ driver.GroupSplitter = (*Array)(nil)

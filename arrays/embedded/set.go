@@ -1,0 +1,524 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cleave-san/cleave/lun"
+)
+
+const (
+	// regionSize is how finely changes between two splits are known.
+	regionSize = 64 << 10
+	// maxTransfer is the most that one pass of the write path handles.
+	maxTransfer = 32 << 20
+	// parallelFrom is the size from which mirrors are written at once: below
+	// it, waking a second thread costs more than it saves.
+	parallelFrom = 128 << 10
+	// maxVolume is the largest volume in bytes.
+	maxVolume = 16 << 40
+)
+
+// set is a device made of raw files that are kept equal: a volume's mirrors,
+// or the one file of a split that is written to. It is the write path.
+//
+// Locks, in the order in which they are taken: state, admit. An operation
+// takes admit only to join the current epoch, and holds it for no I/O.
+type set struct {
+	label string // for messages: `volume "db"`
+	size  atomic.Int64
+	log   *intentLog
+	order ranges
+
+	// state serialises changes of the epoch that something failed for. It is
+	// never held by an operation that goes well.
+	state sync.Mutex
+	admit sync.RWMutex
+	cur   *epoch
+
+	// dropped is told, under state, that p failed and is no longer in the set;
+	// old was the last epoch that it was in. dropped makes that stable; if it
+	// can't, the operation fails.
+	dropped func(p *plex, old *epoch, cause error) error
+
+	// fatal is set when a change that must be stable could not be made so:
+	// nothing is acknowledged from then on.
+	fatal atomic.Pointer[error]
+
+	cleaning    sync.Mutex
+	cleanWanted atomic.Bool
+}
+
+var errOffline = errors.New("no mirror can be used")
+
+// enter joins the current epoch; the caller leaves it.
+func (s *set) enter() *epoch {
+	s.admit.RLock()
+	e := s.cur
+	e.users.Add(1)
+	s.admit.RUnlock()
+	return e
+}
+
+// flip makes next the current epoch and returns the one before, which has
+// ended but for the operations still under way in it.
+func (s *set) flip(next epoch0) *epoch {
+	s.admit.Lock()
+	old := s.flipLocked(next)
+	s.admit.Unlock()
+	old.leave()
+	return old
+}
+
+// flipLocked is flip for those who hold admit. They call leave on what it
+// returns when they have released it.
+func (s *set) flipLocked(next epoch0) *epoch {
+	old := s.cur
+	s.cur = newEpoch(next)
+	return old
+}
+
+// op is one write, trim or zeroing on all files of an epoch.
+type op struct {
+	kind   opKind
+	p      []byte
+	off, n int64
+	span   span
+	e      *epoch
+	errs   []error
+	wg     sync.WaitGroup
+}
+
+type opKind int
+
+const (
+	opWrite opKind = iota
+	opTrim
+	opZero
+)
+
+var ops = sync.Pool{New: func() any { return new(op) }}
+
+func (s *set) writeAt(p []byte, off int64) (int, error) {
+	if err := lun.CheckRange(off, int64(len(p)), s.size.Load()); err != nil {
+		return 0, fmt.Errorf("writing %d bytes at %d of %s: %w", len(p), off, s.label, err)
+	}
+	for n := 0; n < len(p); {
+		k := min(len(p)-n, maxTransfer)
+		if err := s.do(opWrite, p[n:n+k], off+int64(n), int64(k)); err != nil {
+			return n, fmt.Errorf("writing %d bytes at %d of %s: %w", len(p), off, s.label, err)
+		}
+		n += k
+	}
+	return len(p), nil
+}
+
+func (s *set) trim(off, n int64) error { return s.fill(opTrim, "trimming", off, n) }
+func (s *set) zero(off, n int64) error { return s.fill(opZero, "zeroing", off, n) }
+
+func (s *set) fill(k opKind, verb string, off, n int64) error {
+	err := lun.CheckRange(off, n, s.size.Load())
+	for at, end := off, off+n; err == nil && at < end; at += maxTransfer {
+		err = s.do(k, nil, at, min(end-at, maxTransfer))
+	}
+	if err != nil {
+		return fmt.Errorf("%s %d bytes at %d of %s: %w", verb, n, off, s.label, err)
+	}
+	return nil
+}
+
+// do performs one change of at most maxTransfer bytes.
+func (s *set) do(k opKind, p []byte, off, n int64) error {
+	if e := s.fatal.Load(); e != nil {
+		return *e
+	}
+	if err := s.log.begin(off, n); err != nil {
+		return err
+	}
+	defer s.log.end(off, n)
+	o := ops.Get().(*op)
+	o.kind, o.p, o.off, o.n = k, p, off, n
+	o.e = s.enter()
+	s.order.lock(&o.span, off, n)
+	err := s.apply(o)
+	s.order.unlock(&o.span)
+	o.e.leave()
+	o.e, o.p = nil, nil
+	ops.Put(o)
+	return err
+}
+
+// apply carries an operation out on all files. The range is locked.
+func (s *set) apply(o *op) error {
+	if o.e.dirty != nil {
+		o.e.dirty.setRange(o.off, o.n, regionSize)
+	}
+	all := len(o.e.insync) + len(o.e.filling)
+	o.errs = append(o.errs[:0], make([]error, all)...)
+	if o.n >= parallelFrom && o.kind == opWrite {
+		o.wg.Add(all - 1)
+		for i := 1; i < all; i++ {
+			go o.runAsync(i)
+		}
+		if all > 0 {
+			o.run(0)
+		}
+		o.wg.Wait()
+	} else {
+		for i := range all {
+			o.run(i)
+		}
+	}
+	for _, err := range o.errs {
+		if err != nil || all == 0 {
+			return s.settle(o)
+		}
+	}
+	if len(o.e.insync) == 0 {
+		return errOffline
+	}
+	return nil
+}
+
+func (o *op) plex(i int) *plex {
+	if i < len(o.e.insync) {
+		return o.e.insync[i]
+	}
+	return o.e.filling[i-len(o.e.insync)]
+}
+
+func (o *op) runAsync(i int) {
+	o.run(i)
+	o.wg.Done()
+}
+
+func (o *op) run(i int) {
+	f := o.plex(i).f
+	switch o.kind {
+	case opWrite:
+		_, o.errs[i] = f.WriteAt(o.p, o.off)
+	case opTrim:
+		o.errs[i] = f.PunchHole(o.off, o.n)
+	case opZero:
+		o.errs[i] = f.Zero(o.off, o.n)
+	}
+}
+
+// settle decides what an operation that failed on some files comes to. The
+// files it failed on are dropped if one in sync took it; else the operation
+// fails, and the files are made alike again in its range.
+func (s *set) settle(o *op) error {
+	s.state.Lock()
+	defer s.state.Unlock()
+	var first error
+	succeeded := func(p *plex) bool {
+		for i := range o.errs {
+			if o.plex(i) == p {
+				return o.errs[i] == nil
+			}
+		}
+		return false
+	}
+	for i, err := range o.errs {
+		if err == nil {
+			continue
+		}
+		if first == nil {
+			first = err
+		}
+		if p := o.plex(i); !inEpoch(s.cur, p) {
+			p.fail(err) // it was split off meanwhile: the split fails, not we
+		}
+	}
+	survivor := false
+	for _, p := range s.cur.insync {
+		survivor = survivor || succeeded(p)
+	}
+	if first == nil && !survivor {
+		return errOffline
+	}
+	if !survivor {
+		return errors.Join(noSpace(first), s.equalise(o))
+	}
+	for i, err := range o.errs {
+		if p := o.plex(i); err != nil && inEpoch(s.cur, p) {
+			if err := s.drop(p, err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// drop takes p out of the set for good. s.state is held. The last file in sync
+// is never dropped.
+func (s *set) drop(p *plex, cause error) error {
+	next := s.cur.parts()
+	next.insync, next.filling = without(next.insync, p), without(next.filling, p)
+	if len(next.insync) == 0 {
+		return cause
+	}
+	p.fail(cause)
+	old := s.flip(next)
+	if err := s.dropped(p, old, cause); err != nil {
+		err = fmt.Errorf("recording that mirror %s failed (%w): %w", p.id, cause, err)
+		s.fatal.Store(&err)
+		return err
+	}
+	return nil
+}
+
+// equalise copies the range of an operation that failed everywhere from the
+// first file in sync to the others, and drops those where that fails too.
+func (s *set) equalise(o *op) error {
+	if len(s.cur.insync)+len(s.cur.filling) < 2 {
+		return nil
+	}
+	buf := make([]byte, o.n)
+	src := s.cur.insync[0]
+	if err := readFull(src.f, buf, o.off); err != nil {
+		return fmt.Errorf("mirrors differ in the range: %w", err)
+	}
+	for _, p := range append(append([]*plex(nil), s.cur.insync[1:]...), s.cur.filling...) {
+		have := make([]byte, o.n)
+		err := readFull(p.f, have, o.off)
+		if err == nil && string(have) == string(buf) {
+			continue
+		}
+		if _, err := p.f.WriteAt(buf, o.off); err != nil {
+			if err := s.drop(p, err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func inEpoch(e *epoch, p *plex) bool {
+	for _, q := range e.insync {
+		if q == p {
+			return true
+		}
+	}
+	for _, q := range e.filling {
+		if q == p {
+			return true
+		}
+	}
+	return false
+}
+
+// readAt reads from one file in sync, and from another if that fails.
+func (s *set) readAt(p []byte, off int64) (int, error) {
+	if err := lun.CheckRange(off, int64(len(p)), s.size.Load()); err != nil {
+		return 0, fmt.Errorf("reading %d bytes at %d of %s: %w", len(p), off, s.label, err)
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	e := s.enter()
+	defer e.leave()
+	pl := e.reader()
+	if pl == nil {
+		return 0, s.offline("reading")
+	}
+	pl.busy.Add(1)
+	err := readFull(pl.f, p, off)
+	pl.busy.Add(-1)
+	if err != nil {
+		err = s.readElsewhere(e, pl, err, p, off)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading %d bytes at %d of %s: %w", len(p), off, s.label, err)
+	}
+	return len(p), nil
+}
+
+// reader is the least busy file that may be read from.
+func (e *epoch) reader() *plex {
+	if len(e.insync) == 0 {
+		return nil
+	}
+	best := e.insync[0]
+	if e.fixed {
+		return best
+	}
+	for _, p := range e.insync[1:] {
+		if p.busy.Load() < best.busy.Load() {
+			best = p
+		}
+	}
+	return best
+}
+
+// readElsewhere reads what bad could not give from another file in sync, and
+// drops bad if that goes well. While reads are fixed to one file, another may
+// take its place: what it holds is as good a state to have crashed in.
+func (s *set) readElsewhere(e *epoch, bad *plex, cause error, p []byte, off int64) error {
+	for _, other := range e.insync {
+		if other == bad {
+			continue
+		}
+		if err := readFull(other.f, p, off); err != nil {
+			continue
+		}
+		s.state.Lock()
+		defer s.state.Unlock()
+		if !inEpoch(s.cur, bad) || !inEpoch(s.cur, other) {
+			return nil
+		}
+		return s.drop(bad, cause)
+	}
+	return cause
+}
+
+// offline says why there is no file to use.
+func (s *set) offline(verb string) error {
+	if e := s.fatal.Load(); e != nil {
+		return fmt.Errorf("%s: %w", verb, *e)
+	}
+	return fmt.Errorf("%s %s: %w", verb, s.label, errOffline)
+}
+
+// readFull reads all of p: a file that ends early was truncated by somebody.
+func readFull(f io.ReaderAt, p []byte, off int64) error {
+	n, err := f.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == io.EOF {
+		return fmt.Errorf("the file ends at byte %d: it was truncated", off+int64(n))
+	}
+	return err
+}
+
+// sync makes what was acknowledged stable on every file in sync.
+func (s *set) sync() error {
+	e := s.enter()
+	defer e.leave()
+	if len(e.insync) == 0 {
+		return s.offline("syncing")
+	}
+	if err := s.syncEpoch(e); err != nil {
+		return fmt.Errorf("syncing %s: %w", s.label, err)
+	}
+	return nil
+}
+
+func (s *set) syncEpoch(e *epoch) error {
+	if len(e.insync) == 0 {
+		return errOffline
+	}
+	errs := syncAll(e.insync)
+	for _, err := range errs {
+		if err == nil {
+			continue
+		}
+		return s.settle(&op{e: &epoch{insync: e.insync}, errs: errs})
+	}
+	return nil
+}
+
+// syncAll syncs files at once.
+func syncAll(ps []*plex) []error {
+	errs := make([]error, len(ps))
+	var wg sync.WaitGroup
+	for i := 1; i < len(ps); i++ {
+		wg.Go(func() { errs[i] = ps[i].f.Sync() })
+	}
+	errs[0] = ps[0].f.Sync()
+	wg.Wait()
+	return errs
+}
+
+// cleanSoon has the intent log cleaned by a goroutine that start runs. At most
+// one works and one waits.
+func (s *set) cleanSoon(start func(func())) {
+	if s.cleanWanted.Swap(true) {
+		return
+	}
+	start(func() {
+		s.cleaning.Lock()
+		defer s.cleaning.Unlock()
+		s.cleanWanted.Store(false)
+		s.cleanLocked(false)
+	})
+}
+
+// cleanIdle syncs all files and clears marks of regions that were not written
+// to for a while, unless marks are being cleared already.
+func (s *set) cleanIdle() error {
+	if !s.cleaning.TryLock() {
+		return nil
+	}
+	defer s.cleaning.Unlock()
+	return s.cleanLocked(true)
+}
+
+func (s *set) cleanLocked(idle bool) error {
+	return s.log.clean(idle, func() error {
+		e := s.enter()
+		defer e.leave()
+		if err := s.syncEpoch(e); err != nil {
+			return err
+		}
+		for _, p := range e.filling {
+			if err := p.f.Sync(); err != nil {
+				s.state.Lock()
+				if inEpoch(s.cur, p) {
+					err = s.drop(p, err)
+				}
+				s.state.Unlock()
+				if err != nil {
+					return err
+				}
+			}
+		}
+		if e.dirty != nil {
+			return e.dirty.flush()
+		}
+		return nil
+	})
+}
+
+func (s *set) extents(off, n int64, fn func(lun.Extent) error) error {
+	if err := lun.CheckRange(off, n, s.size.Load()); err != nil {
+		return fmt.Errorf("map of %d bytes at %d of %s: %w", n, off, s.label, err)
+	}
+	e := s.enter()
+	defer e.leave()
+	pl := e.reader()
+	if pl == nil {
+		return s.offline("map of")
+	}
+	return pl.f.Extents(off, n, fn)
+}
+
+// shutdown ends all I/O, syncs, clears the intent log and closes the files.
+func (s *set) shutdown() error {
+	closed := fmt.Errorf("%s: %w", s.label, lun.ErrClosed)
+	before := s.fatal.Swap(&closed)
+	s.log.close()
+	e := s.cur
+	s.flip(epoch0{}).wait(context.Background())
+	var errs []error
+	ps := append(append([]*plex(nil), e.insync...), e.filling...)
+	if len(ps) > 0 {
+		errs = syncAll(ps)
+	}
+	if e.dirty != nil {
+		errs = append(errs, e.dirty.flush())
+	}
+	// Marks stay if anything was not synced, or is not yet equal.
+	if errors.Join(errs...) == nil && !e.fixed && before == nil {
+		errs = append(errs, s.log.clean(false, func() error { return nil }), s.log.file.flush())
+	}
+	for _, p := range ps {
+		errs = append(errs, p.f.Close())
+	}
+	return errors.Join(append(errs, s.log.file.close())...)
+}
