@@ -24,9 +24,20 @@ func File(path string) (*FileDevice, error) {
 	if err != nil {
 		return nil, err
 	}
+	d, err := FromFile(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return d, nil
+}
+
+// FromFile makes a device of a file that is open already, for a process that
+// was handed a descriptor and may open nothing itself. Close closes f; after an
+// error f stays the caller's.
+func FromFile(f *os.File) (*FileDevice, error) {
 	d, err := newFileDevice(f)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	return d, nil
 }

@@ -21,11 +21,12 @@ type Group struct {
 	// while another copy was used.
 	Damage []error
 
-	text  *Section // the whole text
-	vg    *Section // the group's own section in it
-	lvs   map[string]*LV
-	pvs   map[string]*GroupPV
-	where string
+	text     *Section // the whole text
+	vg       *Section // the group's own section in it
+	lvs      map[string]*LV
+	pvs      map[string]*GroupPV
+	byOrigin map[*LV][]*Snapshot
+	where    string
 }
 
 // GroupPV is a physical volume as the group's metadata knows it.
@@ -103,7 +104,7 @@ func ParseGroup(text []byte) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{text: root, lvs: make(map[string]*LV), pvs: make(map[string]*GroupPV)}
+	g := &Group{text: root, lvs: make(map[string]*LV), pvs: make(map[string]*GroupPV), byOrigin: make(map[*LV][]*Snapshot)}
 	for _, it := range root.Items {
 		if it.Sub == nil {
 			continue
@@ -366,7 +367,9 @@ func (g *Group) relate() error {
 			return f.fail("cow_store", s.store, "is the store of "+stores[s.store]+" as well")
 		}
 		stores[s.store] = lv.Name
-		g.Snapshots = append(g.Snapshots, &Snapshot{Record: lv, COW: store, Origin: origin, Chunk: s.chunk, Merging: s.merging})
+		snap := &Snapshot{Record: lv, COW: store, Origin: origin, Chunk: s.chunk, Merging: s.merging}
+		g.Snapshots = append(g.Snapshots, snap)
+		g.byOrigin[origin] = append(g.byOrigin[origin], snap)
 	}
 	for _, s := range g.Snapshots {
 		if by := stores[s.Origin.Name]; by != "" {
@@ -390,12 +393,4 @@ func (g *Group) LV(name string) *LV {
 }
 
 // SnapshotsOf lists the thick snapshots of an origin in the text's order.
-func (g *Group) SnapshotsOf(lv *LV) []*Snapshot {
-	var out []*Snapshot
-	for _, s := range g.Snapshots {
-		if s.Origin == lv {
-			out = append(out, s)
-		}
-	}
-	return out
-}
+func (g *Group) SnapshotsOf(lv *LV) []*Snapshot { return g.byOrigin[lv] }

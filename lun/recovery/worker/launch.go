@@ -1,0 +1,310 @@
+package worker
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/nbd"
+)
+
+// process is a worker as its launcher sees it.
+type process struct {
+	cmd    *exec.Cmd
+	stdin  *os.File // the lifeline
+	stdout *os.File
+	tail   *tail
+
+	stop  context.CancelFunc // ends the serving of devices
+	bases sync.WaitGroup     // who serve them
+	over  chan struct{}      // closed when the process is reaped …
+	err   error              // … with this
+}
+
+// launch starts a process in a mode and sends it its configuration. extra are
+// the descriptors, from 3 on, before those of the sources; launch closes them
+// all on this side.
+func launch(m mode, s *Spec, c config, extra []*os.File) (_ *process, err error) {
+	p := &process{tail: &tail{also: s.Stderr}, over: make(chan struct{})}
+	files := extra
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+		if err != nil {
+			err = fmt.Errorf("starting a recovery worker: %w", err)
+		}
+	}()
+	ctx, stop := context.WithCancel(context.Background())
+	p.stop = stop
+	defer func() {
+		if err != nil {
+			stop()
+			p.bases.Wait()
+		}
+	}()
+
+	for _, src := range s.Sources {
+		cs := configSource{Name: src.Name, FD: 3 + len(files)}
+		if b, ok := src.Device.(lun.Blocker); ok {
+			cs.Logical, cs.Physical = b.Blocks()
+		}
+		f, err := p.hand(ctx, src, &cs)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", src.Name, err)
+		}
+		files = append(files, f)
+		c.Sources = append(c.Sources, cs)
+	}
+	c.Memory = s.Limits.Memory
+	line, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	if len(line) >= maxConfig {
+		return nil, fmt.Errorf("its configuration is %d bytes, at most %d", len(line), maxConfig)
+	}
+
+	inR, inW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, inR)
+	outR, outW, err := os.Pipe()
+	if err != nil {
+		inW.Close()
+		return nil, err
+	}
+	p.cmd = exec.Command(s.Exe, arguments(m, s)...)
+	p.cmd.ExtraFiles = files[:len(files)-1]
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = inR, outW, p.tail
+	if s.Detachable && s.Stderr != nil {
+		p.cmd.Stderr = s.Stderr // a pipe would end with this process
+	}
+	p.cmd.Env = []string{"GOTRACEBACK=single", "LANG=C.UTF-8"}
+	p.cmd.Dir = "/"
+	p.cmd.SysProcAttr = attributes(s.Detachable)
+	p.stdin, p.stdout = inW, outR
+
+	err = p.start()
+	outW.Close()
+	if err != nil {
+		inW.Close()
+		outR.Close()
+		return nil, err
+	}
+	// The pipe holds less than the largest configuration: a worker that does
+	// not read is killed by the caller's limit, which unblocks this write.
+	go func() {
+		if _, err := inW.Write(append(line, '\n')); err != nil {
+			inW.Close()
+		}
+	}()
+	return p, nil
+}
+
+// start runs the process on a thread of its own: the kernel's parent death
+// signal comes when the thread ends that started the child.
+func (p *process) start() error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with us
+		err := p.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		p.err = p.cmd.Wait()
+		p.stop()
+		close(p.over)
+	}()
+	return <-started
+}
+
+// hand makes the descriptor by which a worker reads a source.
+func (p *process) hand(ctx context.Context, src Source, cs *configSource) (*os.File, error) {
+	if f, ok := src.Device.(lun.Filer); ok {
+		// Opened anew, so that the worker's descriptor can't be written to
+		// whatever ours can.
+		return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.File().Fd()), os.O_RDONLY, 0)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "nbd"), os.NewFile(uintptr(pair[1]), "nbd")
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		theirs.Close()
+		return nil, err
+	}
+	server, err := nbd.NewServer(nbd.ServerOptions{}, nbd.Export{Device: src.Device, ReadOnly: true})
+	if err != nil {
+		conn.Close()
+		theirs.Close()
+		return nil, err
+	}
+	p.bases.Go(func() { _ = server.ServeConn(ctx, conn) }) // its end is the worker's I/O error
+	cs.NBD = true
+	return theirs, nil
+}
+
+func arguments(m mode, s *Spec) []string {
+	cpu := int64(0)
+	if m != modeView {
+		cpu = max(1, int64(s.Limits.CPU/time.Second))
+	}
+	args := append([]string{}, s.Args...)
+	return append(args, string(m), "confine",
+		strconv.FormatInt(s.Limits.Memory, 10), strconv.Itoa(s.Limits.Files),
+		strconv.Itoa(s.Limits.Tasks), strconv.FormatInt(cpu, 10))
+}
+
+// attributes are a session of its own, so that signals of a terminal go to the
+// launcher alone, and, for root, a user and a network of its own.
+func attributes(detachable bool) *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Setsid: true}
+	if !detachable {
+		a.Pdeathsig = syscall.SIGKILL
+	}
+	if os.Geteuid() == 0 {
+		id := freeID()
+		a.Credential = &syscall.Credential{Uid: id, Gid: id}
+		a.Cloneflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC
+	}
+	return a
+}
+
+// freeID picks a user that no process has, from the range that systemd keeps
+// for users made at run time (systemd's UIDS-GIDS document: 61184 to 65519).
+func freeID() uint32 {
+	taken := map[uint32]bool{}
+	if dirs, err := os.ReadDir("/proc"); err == nil {
+		for _, d := range dirs {
+			if fi, err := d.Info(); err == nil {
+				if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+					taken[st.Uid] = true
+				}
+			}
+		}
+	}
+	for {
+		if id := 61184 + rand.Uint32N(65520-61184); !taken[id] {
+			return id
+		}
+	}
+}
+
+// listen reads the worker's one line. It kills the worker on everything but a
+// good answer.
+func (p *process) listen(ctx context.Context, limit time.Duration) (*reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	stop := context.AfterFunc(ctx, p.kill)
+	defer stop()
+	r := bufio.NewReader(io.LimitReader(p.stdout, maxReply+1))
+	line, err := r.ReadBytes('\n')
+	switch {
+	case ctx.Err() != nil:
+		p.end()
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, fmt.Errorf("recovery worker did not answer within %v and was killed: %w", limit, ctx.Err())
+		}
+		return nil, ctx.Err()
+	case len(line) > maxReply:
+		p.end()
+		return nil, fmt.Errorf("recovery worker said more than %d bytes and was killed", maxReply)
+	case err != nil:
+		p.end()
+		return nil, p.death()
+	}
+	var rep reply
+	if err := json.Unmarshal(line, &rep); err != nil {
+		p.end()
+		return nil, fmt.Errorf("recovery worker's answer makes no sense: %w", err)
+	}
+	if rep.Error != nil {
+		p.end()
+		return nil, rep.Error
+	}
+	return &rep, nil
+}
+
+func (p *process) kill() { _ = p.cmd.Process.Kill() }
+
+// end kills the process, if it is there, and waits for everything of it.
+func (p *process) end() {
+	p.kill()
+	<-p.over
+	p.bases.Wait()
+	p.stdin.Close()
+	p.stdout.Close()
+}
+
+// death is the error of a process that ended without being asked to.
+func (p *process) death() error {
+	why := "ended"
+	var ee *exec.ExitError
+	if errors.As(p.err, &ee) {
+		why = ee.ProcessState.String()
+	}
+	if said := p.tail.cause(); said != "" {
+		return fmt.Errorf("recovery worker died (%s): %s", why, said)
+	}
+	return fmt.Errorf("recovery worker died (%s)", why)
+}
+
+// tail keeps the beginning of what a worker writes to standard error: Go's
+// runtime says the cause first and where it was after.
+type tail struct {
+	also *os.File
+	mu   sync.Mutex
+	b    []byte
+}
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, b[:min(len(b), 16<<10-len(t.b))]...)
+	if t.also != nil {
+		_, _ = t.also.Write(b) // its loss is not the worker's
+	}
+	return len(b), nil
+}
+
+// cause is the line that says why, without the stack.
+func (t *tail) cause() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first := ""
+	for line := range bytes.Lines(t.b) {
+		l := strings.TrimSpace(string(line))
+		for _, p := range []string{"panic: ", "fatal error: ", "runtime: out of memory"} {
+			if strings.HasPrefix(l, p) {
+				return clean(l)
+			}
+		}
+		if first == "" {
+			first = l
+		}
+	}
+	return clean(first)
+}

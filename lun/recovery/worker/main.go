@@ -1,0 +1,277 @@
+package worker
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/nbd"
+	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/recovery"
+)
+
+// wordDetach, on a line of its own, tells a worker to outlive its launcher.
+const wordDetach = "detach"
+
+// Main is the worker's side: the program calls it with the arguments that
+// follow "worker", and exits with what it returns. It is not for people: the
+// descriptors that it uses are those that a launcher gave it.
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	err := errors.New("this is not for people: it is started by other commands")
+	if len(args) > 0 {
+		m := mode(args[0])
+		if len(args) > 1 && args[1] == "confine" {
+			err = confine(m, args[2:])
+		} else if m == modeView || m == modeInspect || m == modeCheck {
+			err = serve(m, stdin, stdout)
+		}
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "cleave worker: %v\n", clean(err.Error()))
+		return 1
+	}
+	return 0
+}
+
+// confine gives up what a worker must not have, and then becomes a new image
+// of the program: no_new_privs holds for a thread, and only what comes out of
+// an exec on that thread has it everywhere.
+func confine(m mode, args []string) error {
+	if len(args) != 4 {
+		return errors.New("want four limits")
+	}
+	var limit [4]uint64
+	for i, a := range args {
+		var err error
+		if limit[i], err = strconv.ParseUint(a, 10, 63); err != nil {
+			return err
+		}
+	}
+	runtime.LockOSThread()
+	set := map[int]uint64{unix.RLIMIT_DATA: limit[0], unix.RLIMIT_NOFILE: limit[1], unix.RLIMIT_CORE: 0}
+	// Threads are counted by user: ours may have many of other programs.
+	if uid := os.Getuid(); uid >= 61184 && uid < 65520 {
+		set[unix.RLIMIT_NPROC] = limit[2]
+	}
+	if limit[3] > 0 {
+		set[unix.RLIMIT_CPU] = limit[3]
+	}
+	for what, n := range set {
+		// As syscall, not unix: it also stops Go from putting the limit on
+		// files back at the exec.
+		if err := syscall.Setrlimit(what, &syscall.Rlimit{Cur: n, Max: n}); err != nil {
+			return fmt.Errorf("setting limit %d to %d: %w", what, n, err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("giving up new privileges: %w", err)
+	}
+	// Our own arguments again, without what confine was told.
+	argv := append([]string{}, os.Args[:len(os.Args)-len(args)-1]...)
+	return fmt.Errorf("starting again: %w", syscall.Exec("/proc/self/exe", argv, os.Environ()))
+}
+
+// serve does the work of a confined worker.
+func serve(m mode, stdin io.Reader, stdout io.Writer) error {
+	// No other process of this user may look into or take over this one.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return err
+	}
+	in := bufio.NewReader(stdin)
+	line, err := io.ReadAll(io.LimitReader(lineReader{in}, maxConfig))
+	if err != nil {
+		return fmt.Errorf("reading the configuration: %w", err)
+	}
+	var c config
+	if err := json.Unmarshal(line, &c); err != nil {
+		return fmt.Errorf("reading the configuration: %w", err)
+	}
+	// Collect harder before the hard limit ends us.
+	debug.SetMemoryLimit(c.Memory / 4 * 3)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go lifeline(in, c.Detachable, cancel)
+
+	err = work(ctx, m, c, stdout)
+	if err != nil && ctx.Err() == nil {
+		return say(stdout, reply{Error: newError(err)})
+	}
+	return nil
+}
+
+// lineReader reads up to a line's end, a byte at a time from a buffer: what
+// comes after is for somebody else.
+type lineReader struct{ r *bufio.Reader }
+
+func (l lineReader) Read(p []byte) (int, error) {
+	b, err := l.r.ReadByte()
+	if err != nil || b == '\n' {
+		return 0, io.EOF
+	}
+	p[0] = b
+	return 1, nil
+}
+
+// lifeline ends the process when the launcher does, unless it was let go.
+func lifeline(in *bufio.Reader, detachable bool, cancel context.CancelFunc) {
+	for {
+		word, err := in.ReadString('\n')
+		if err != nil {
+			cancel()
+			return
+		}
+		if detachable && strings.TrimSpace(word) == wordDetach {
+			return
+		}
+	}
+}
+
+func say(w io.Writer, r reply) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
+func work(ctx context.Context, m mode, c config, stdout io.Writer) error {
+	sources, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	contents, err := open.Probe(ctx, sources...)
+	if err != nil {
+		return err
+	}
+	switch m {
+	case modeInspect:
+		r, err := recovery.Inspect(ctx, contents)
+		if err != nil {
+			return err
+		}
+		b, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		return say(stdout, reply{Report: b})
+	case modeCheck:
+		v, err := recovery.Verify(ctx, contents, c.Expected)
+		if err != nil {
+			return err
+		}
+		return say(stdout, reply{Verdicts: v})
+	}
+	return c.view(ctx, contents, stdout)
+}
+
+// view serves a recovered view until ctx ends.
+func (c *config) view(ctx context.Context, contents *open.Contents, stdout io.Writer) error {
+	o := recovery.ViewOptions{Snapshots: c.Snapshots, Limit: c.Limit}
+	if c.OverlayFD != 0 {
+		// By descriptor: this user need not be able to reach the place.
+		o.Dir = fmt.Sprintf("/proc/self/fd/%d", c.OverlayFD)
+	}
+	v, err := recovery.OpenView(ctx, contents, o)
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	if c.OverlayFD != 0 {
+		unix.Close(c.OverlayFD)
+	}
+	devices := v.Devices
+	if c.ReadOnly {
+		devices = v.Clean
+	}
+	ready := Ready{Volumes: v.Volumes}
+	var exports []nbd.Export
+	for i, d := range devices {
+		e := Export{Name: strconv.Itoa(i), Size: d.Size(), Logical: 512, Physical: 4096}
+		if b, ok := d.(lun.Blocker); ok {
+			e.Logical, e.Physical = b.Blocks()
+		}
+		ready.Exports = append(ready.Exports, e)
+		exports = append(exports, nbd.Export{Name: e.Name, Device: d, ReadOnly: c.ReadOnly})
+	}
+	server, err := nbd.NewServer(nbd.ServerOptions{}, exports...)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(c.ListenFD), "listener")
+	l, err := net.FileListener(f)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	if err := say(stdout, reply{View: &ready}); err != nil {
+		return err
+	}
+	return server.Serve(ctx, l)
+}
+
+// open makes devices of the descriptors.
+func (c *config) open(ctx context.Context) ([]open.Source, error) {
+	var sources []open.Source
+	for _, s := range c.Sources {
+		f := os.NewFile(uintptr(s.FD), s.Name)
+		src := open.Source{Name: s.Name}
+		if s.NBD {
+			conn, err := net.FileConn(f)
+			f.Close()
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", s.Name, err)
+			}
+			if src.Device, err = nbd.New(ctx, conn, nbd.ClientOptions{}); err != nil {
+				return nil, fmt.Errorf("%s: %w", s.Name, err)
+			}
+		} else {
+			size, err := f.Seek(0, io.SeekEnd) // a block device's size as well
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", s.Name, err)
+			}
+			src.Device = &file{f: f, size: size, logical: s.Logical, physical: s.Physical}
+		}
+		sources = append(sources, src)
+	}
+	return sources, nil
+}
+
+// file is an inherited descriptor as a read-only device.
+type file struct {
+	f                 *os.File
+	size              int64
+	logical, physical int
+}
+
+func (d *file) Size() int64                        { return d.size }
+func (d *file) Sync() error                        { return nil }
+func (d *file) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
+
+func (d *file) Blocks() (logical, physical int) {
+	return max(512, d.logical), max(512, d.logical, d.physical)
+}
+
+func (d *file) ReadAt(p []byte, off int64) (int, error) {
+	if err := lun.CheckRange(off, int64(len(p)), d.size); err != nil {
+		return 0, err
+	}
+	n, err := d.f.ReadAt(p, off)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF // it shrank under us
+	}
+	return n, err
+}

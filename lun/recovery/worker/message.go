@@ -1,0 +1,125 @@
+package worker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/recovery"
+)
+
+// Bounds on what the two sides say to each other, in bytes.
+const (
+	maxSources = 64
+	maxConfig  = 1 << 20
+	maxReply   = 64 << 20
+	maxText    = 4096
+)
+
+// mode is what a worker is for: its first argument.
+type mode string
+
+const (
+	modeView    mode = "view"
+	modeInspect mode = "inspect"
+	modeCheck   mode = "check"
+)
+
+// config is the line that the launcher writes to the worker's standard input.
+// Numbers named FD are descriptors that the worker inherited.
+type config struct {
+	Sources    []configSource      `json:"sources"`
+	Expected   []recovery.Expected `json:"expected,omitempty"`
+	Snapshots  []string            `json:"snapshots,omitempty"`
+	ListenFD   int                 `json:"listenFd,omitempty"`
+	OverlayFD  int                 `json:"overlayFd,omitempty"` // a directory
+	Limit      int64               `json:"limit,omitempty"`
+	ReadOnly   bool                `json:"readOnly,omitempty"`
+	Detachable bool                `json:"detachable,omitempty"`
+	Memory     int64               `json:"memory"`
+}
+
+type configSource struct {
+	Name     string `json:"name"`
+	FD       int    `json:"fd"`
+	NBD      bool   `json:"nbd,omitempty"` // a connected socket, not a file
+	Logical  int    `json:"logical,omitempty"`
+	Physical int    `json:"physical,omitempty"`
+}
+
+// reply is the one line that a worker writes to its standard output.
+type reply struct {
+	Error    *Error             `json:"error,omitempty"`
+	View     *Ready             `json:"view,omitempty"`
+	Report   json.RawMessage    `json:"report,omitempty"`
+	Verdicts []recovery.Verdict `json:"verdicts,omitempty"`
+}
+
+// Error is what went wrong in a worker that could still say so. errors.Is
+// knows recovery.ErrNoSnapshot, recovery.ErrChoice, open.ErrNotFound and
+// lun.ErrNotFormat in it; a *lun.FormatError is in Format.
+type Error struct {
+	Text   string           `json:"text"`
+	Cause  string           `json:"cause,omitempty"`
+	Format *lun.FormatError `json:"format,omitempty"`
+}
+
+var causes = map[string]error{
+	"no-snapshot": recovery.ErrNoSnapshot, "choice": recovery.ErrChoice,
+	"not-found": open.ErrNotFound, "not-format": lun.ErrNotFormat, "no-space": lun.ErrNoSpace,
+}
+
+func newError(err error) *Error {
+	e := &Error{Text: clean(err.Error())}
+	for name, cause := range causes {
+		if errors.Is(err, cause) {
+			e.Cause = name
+		}
+	}
+	var fe *lun.FormatError
+	if errors.As(err, &fe) {
+		f := *fe
+		if f.Value != nil {
+			f.Value = clean(fmt.Sprint(f.Value))
+		}
+		e.Format = &f
+	}
+	return e
+}
+
+func (e *Error) Error() string { return clean(e.Text) }
+
+func (e *Error) Is(target error) bool {
+	cause, ok := causes[e.Cause]
+	return ok && cause == target
+}
+
+func (e *Error) As(target any) bool {
+	fe, ok := target.(**lun.FormatError)
+	if ok && e.Format != nil {
+		*fe = e.Format
+		return true
+	}
+	return false
+}
+
+// clean makes a stranger's text one printable line of bounded length.
+func clean(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if !unicode.IsPrint(r) || r == unicode.ReplacementChar && !strconv.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,119 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/recovery"
+)
+
+// Source is one of the devices that belong together, e.g. the disks of a guest
+// whose volume group spans them.
+type Source struct {
+	// Name is what messages call it.
+	Name string
+	// Device must stay open while the worker lives, but for one that is a
+	// lun.Filer, whose descriptor the worker gets, reopened read-only. Any
+	// other is served to the worker from this process.
+	Device lun.Device
+}
+
+// Spec says what a worker is to open and how.
+type Spec struct {
+	Sources []Source
+
+	// Snapshots chooses what Start recovers, by UUID; see
+	// recovery.ViewOptions.
+	Snapshots []string
+	// Socket is the path where Start has the view served; its directory must
+	// be private to those who may read the guest's data. It must not exist.
+	Socket string
+	// ReadOnly serves the view without its overlay.
+	ReadOnly bool
+	// OverlayDir holds what is written to the view, in files that are unlinked
+	// at once. Empty: the system's directory for temporary files.
+	OverlayDir string
+	// OverlayLimit bounds what is written to each device, in bytes; 0: none.
+	OverlayLimit int64
+	// Detachable lets Worker.Detach be called. All devices must be lun.Filers.
+	Detachable bool
+
+	// Timeout bounds the whole of Inspect and Check, and Start until the view
+	// is served. Default 2 min.
+	Timeout time.Duration
+	// Limits of the process; zero fields have defaults.
+	Limits Limits
+
+	// Exe is the program, whose arguments after its own name Args precede
+	// ours. Default: this program, with "worker".
+	Exe  string
+	Args []string
+	// Stderr is where the worker writes a panic, besides the error that it
+	// becomes here. Default: nowhere. A detached worker needs a file here for
+	// its later words to be kept.
+	Stderr *os.File
+}
+
+// Limits of a worker process.
+type Limits struct {
+	Memory int64         // bytes of private memory; default 1 GiB
+	Files  int           // open descriptors; default 256
+	Tasks  int           // threads, where the worker has a user of its own; default 256
+	CPU    time.Duration // processor time of Inspect and Check, whole seconds; default 10 min
+}
+
+func (s *Spec) check() error {
+	if len(s.Sources) == 0 {
+		return errors.New("recovery worker: no devices given")
+	}
+	if len(s.Sources) > maxSources {
+		return fmt.Errorf("recovery worker: %d devices, at most %d", len(s.Sources), maxSources)
+	}
+	for _, src := range s.Sources {
+		if src.Device == nil {
+			return fmt.Errorf("recovery worker: %s has no device", src.Name)
+		}
+		if _, ok := src.Device.(lun.Filer); !ok && s.Detachable {
+			return fmt.Errorf("recovery worker: %s is no file, so a worker on it can't outlive this process", src.Name)
+		}
+	}
+	return nil
+}
+
+func (s *Spec) defaults() {
+	set := func(p *int64, v int64) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	set(&s.Limits.Memory, 1<<30)
+	files, tasks := int64(s.Limits.Files), int64(s.Limits.Tasks)
+	set(&files, 256)
+	set(&tasks, 256)
+	s.Limits.Files, s.Limits.Tasks = int(files), int(tasks)
+	set((*int64)(&s.Limits.CPU), int64(10*time.Minute))
+	set((*int64)(&s.Timeout), int64(2*time.Minute))
+	if s.Exe == "" {
+		s.Exe = "/proc/self/exe"
+	}
+	if s.Args == nil {
+		s.Args = []string{"worker"}
+	}
+}
+
+// Export is one device of a view, as the worker serves it.
+type Export struct {
+	Name     string `json:"name"` // "0", "1", …: the source's place
+	Size     int64  `json:"size"` // bytes
+	Logical  int    `json:"logical"`
+	Physical int    `json:"physical"`
+}
+
+// Ready is what a worker says once its view is served.
+type Ready struct {
+	Exports []Export             `json:"exports"`
+	Volumes []recovery.Recovered `json:"volumes"`
+}

@@ -1,0 +1,205 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cleave-san/cleave/lun/recovery"
+)
+
+// Worker is a running view.
+type Worker struct {
+	Ready
+	Handle Handle
+
+	p        *process
+	mu       sync.Mutex
+	detached bool
+}
+
+// Start starts a worker that recovers s.Sources and serves each device of the
+// view as an NBD export on s.Socket. It returns when clients can connect. ctx
+// bounds the start, not the worker's life: that ends with Close, or with this
+// process unless it is detached. On error nothing is left.
+func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
+	s.defaults()
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.Socket, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("socket of the recovery worker: %w", err)
+	}
+	l.SetUnlinkOnClose(false) // the worker goes on listening after we close ours
+	defer l.Close()
+	defer func() {
+		if err != nil {
+			os.Remove(s.Socket)
+		}
+	}()
+	if err := os.Chmod(s.Socket, 0o600); err != nil {
+		return nil, fmt.Errorf("socket of the recovery worker: %w", err)
+	}
+	lf, err := l.File()
+	if err != nil {
+		return nil, fmt.Errorf("socket of the recovery worker: %w", err)
+	}
+	extra := []*os.File{lf}
+	c := config{
+		Snapshots: s.Snapshots, ListenFD: 3, Limit: s.OverlayLimit,
+		ReadOnly: s.ReadOnly, Detachable: s.Detachable,
+	}
+	if !s.ReadOnly {
+		dir, f, err := overlayDir(s.OverlayDir)
+		if err != nil {
+			lf.Close()
+			return nil, fmt.Errorf("overlay of the recovery worker: %w", err)
+		}
+		// By the time the worker answers, its files are unlinked.
+		defer os.Remove(dir)
+		c.OverlayFD = 4
+		extra = append(extra, f)
+	}
+	p, err := launch(modeView, &s, c, extra)
+	if err != nil {
+		return nil, err
+	}
+	h, err := handleOf(p.cmd.Process.Pid, s.Socket)
+	if err != nil {
+		p.end()
+		return nil, err
+	}
+	rep, err := p.listen(ctx, s.Timeout)
+	if err != nil {
+		return nil, err
+	}
+	if rep.View == nil || len(rep.View.Exports) != len(s.Sources) {
+		p.end()
+		return nil, errors.New("recovery worker's answer makes no sense: not one export for each device")
+	}
+	for i, e := range rep.View.Exports {
+		// A view never changes a size; who says so is not to be trusted.
+		if want := s.Sources[i].Device.Size(); e.Size != want {
+			p.end()
+			return nil, fmt.Errorf("recovery worker serves %s with %d bytes, it has %d", s.Sources[i].Name, e.Size, want)
+		}
+	}
+	return &Worker{Ready: *rep.View, Handle: h, p: p}, nil
+}
+
+// overlayDir makes a directory that only a worker can use, by descriptor.
+func overlayDir(parent string) (string, *os.File, error) {
+	dir, err := os.MkdirTemp(parent, ".cleave-view-")
+	if err != nil {
+		return "", nil, err
+	}
+	f, err := os.Open(dir)
+	if err == nil && os.Geteuid() == 0 {
+		// The worker's user is not known yet, and nobody else gets at the
+		// directory but by this descriptor or as root: its name can't be
+		// guessed, and it is gone in a moment.
+		err = f.Chmod(0o733 | fs.ModeSticky)
+	}
+	if err != nil {
+		os.Remove(dir)
+		return "", nil, err
+	}
+	return dir, f, nil
+}
+
+// Address is where the exports are: a unix socket.
+func (w *Worker) Address() string { return w.Handle.Socket }
+
+// Done is closed when the process has ended, for whatever reason.
+func (w *Worker) Done() <-chan struct{} { return w.p.over }
+
+// Err says why the process ended without Close. It is nil before Done.
+func (w *Worker) Err() error {
+	select {
+	case <-w.p.over:
+		return w.p.death()
+	default:
+		return nil
+	}
+}
+
+// Detach cuts the lifeline: the worker goes on when this process ends, until
+// Kill. Record Handle first. Close still works.
+func (w *Worker) Detach() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.detached {
+		return nil
+	}
+	if _, err := w.p.stdin.WriteString(wordDetach + "\n"); err != nil {
+		return fmt.Errorf("recovery worker %d: detaching: %w", w.Handle.PID, err)
+	}
+	w.detached = true
+	return nil
+}
+
+// Close kills the worker, waits for it and removes its socket. What was
+// written to the view is gone.
+func (w *Worker) Close() error {
+	w.p.end()
+	if err := os.Remove(w.Handle.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("recovery worker: %w", err)
+	}
+	return nil
+}
+
+// Inspect describes what is on the sources.
+func Inspect(ctx context.Context, s Spec) (*recovery.Report, error) {
+	rep, err := once(ctx, modeInspect, s, config{})
+	if err != nil {
+		return nil, err
+	}
+	r := new(recovery.Report)
+	if err := json.Unmarshal(rep.Report, r); err != nil {
+		return nil, fmt.Errorf("recovery worker's report makes no sense: %w", err)
+	}
+	return r, nil
+}
+
+// Check looks for the snapshots that a guest reported. The verdicts are in the
+// order of want.
+func Check(ctx context.Context, s Spec, want []recovery.Expected) ([]recovery.Verdict, error) {
+	rep, err := once(ctx, modeCheck, s, config{Expected: want})
+	if err != nil {
+		return nil, err
+	}
+	if len(rep.Verdicts) != len(want) {
+		return nil, fmt.Errorf("recovery worker gave %d verdicts on %d snapshots", len(rep.Verdicts), len(want))
+	}
+	for i, v := range rep.Verdicts {
+		if v.Expected != want[i] {
+			return nil, fmt.Errorf("recovery worker's verdict is on snapshot %.60q, asked was %q", v.Snapshot, want[i].Snapshot)
+		}
+	}
+	return rep.Verdicts, nil
+}
+
+// once runs a worker for one answer.
+func once(ctx context.Context, m mode, s Spec, c config) (*reply, error) {
+	s.defaults()
+	s.Detachable = false
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	p, err := launch(m, &s, c, nil)
+	if err != nil {
+		return nil, err
+	}
+	rep, err := p.listen(ctx, s.Timeout)
+	if err == nil {
+		p.end()
+	}
+	return rep, err
+}
