@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/orchestrator"
 )
@@ -77,8 +78,8 @@ func describe(err error) (int, Error) {
 	if h := (interface{ Hint() string })(nil); errors.As(err, &h) {
 		out.Next = oneLine(h.Hint())
 	}
-	if e := (*driver.Error)(nil); errors.As(err, &e) {
-		out.Kind = e.Kind.String()
+	if k := arrays.KindOf(err); k != driver.Unknown {
+		out.Kind = k.String()
 	}
 	return status, out
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/orchestrator"
 )
@@ -102,10 +103,7 @@ func exitOf(err error) (code int, next string) {
 	if s := status(0); errors.As(err, &s) {
 		return int(s), ""
 	}
-	var kind driver.Kind
-	if e := (*driver.Error)(nil); errors.As(err, &e) {
-		kind = e.Kind
-	}
+	kind := arrays.KindOf(err)
 	code = ExitFailed
 	for _, row := range exits {
 		is := func(target error) bool { return errors.Is(err, target) }
@@ -118,4 +116,17 @@ func exitOf(err error) (code int, next string) {
 		next = h.Hint()
 	}
 	return code, next
+}
+
+// several is the status of a command that did its work on more than one thing
+// and has said what failed: partial if some of it was done.
+func several(done int, errs []error) error {
+	switch {
+	case len(errs) == 0:
+		return nil
+	case done > 0:
+		return status(ExitPartial)
+	}
+	code, _ := exitOf(errs[0])
+	return status(code)
 }

@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) arrayCommand() *cobra.Command {
+	o := ArrayOptions{}
+	var pools []string
+	c := &cobra.Command{
+		Use:   "array",
+		Short: "Run the data plane: the embedded array and its iSCSI target",
+		Long: `Run the data plane: the embedded array, whose volumes are plain files mirrored
+over pool directories, and the iSCSI target that serves them. It does nothing
+else, so that production I/O depends on nothing else. It runs until SIGINT or
+SIGTERM; after a restart its volumes are served again first, and initiators ride
+through it.
+
+Flags win over the configuration. It listens on the portal it is told, and
+nowhere else.`,
+		Example: `  cleave array --config /etc/cleave/cleave.yaml
+  cleave array --state /var/lib/cleave/array --pool a=/srv/a --pool b=/srv/b --portal 192.0.2.10:3260`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, err := a.logger()
+			if err != nil {
+				return err
+			}
+			if o.Pools, err = poolFlags(pools); err != nil {
+				return err
+			}
+			if c.Flags().Changed("array-socket") || a.env("CLEAVE_ARRAY_SOCKET") != "" {
+				o.Socket = a.arraySocket
+			}
+			return a.parts.RunArray(c.Context(), o, log)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Config, "config", a.env("CLEAVE_CONFIG"), "configuration file (YAML)")
+	f.StringVar(&o.State, "state", "", "directory of the array's own records; not in a pool")
+	f.StringArrayVar(&pools, "pool", nil, "pool as NAME=DIRECTORY, one for each disk; repeat it")
+	f.StringVar(&o.Portal, "portal", "", "ADDRESS:PORT to serve iSCSI on")
+	f.StringVar(&o.IQN, "iqn", "", "name of the iSCSI target")
+	return c
+}
+
+// poolFlags reads NAME=DIRECTORY.
+func poolFlags(flags []string) (map[string]string, error) {
+	if len(flags) == 0 {
+		return nil, nil
+	}
+	pools := map[string]string{}
+	for _, f := range flags {
+		name, dir, ok := strings.Cut(f, "=")
+		if !ok || name == "" || dir == "" {
+			return nil, usagef("--pool %q: want NAME=DIRECTORY", f)
+		}
+		if _, twice := pools[name]; twice {
+			return nil, usagef("--pool %q: there is a pool of that name already", f)
+		}
+		pools[name] = dir
+	}
+	return pools, nil
+}

@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) initiatorCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "initiator",
+		Short: "Say which initiators may log in, and with which secret",
+		Long: `The initiators that the array's iSCSI target knows. Which LUNs one sees is said
+where volumes and snapshots are exposed.`,
+		Example: `  cleave initiator add iqn.1993-08.org.debian:01:host1 --chap-user host1 --chap-secret-file /etc/cleave/host1.secret
+  cleave initiator list`,
+	}
+	c.AddCommand(a.initiatorAddCommand(), a.initiatorListCommand(), a.initiatorRemoveCommand())
+	return c
+}
+
+func (a *app) initiatorAddCommand() *cobra.Command {
+	var i Initiator
+	var secretFile, mutualFile string
+	c := &cobra.Command{
+		Use:   "add IQN",
+		Short: "Let an initiator log in",
+		Long: `Let an initiator log in, with CHAP where a user and a secret are given. Secrets
+are read from files, never from the command line; 12 to 256 bytes, a newline at
+the end is left out (RFC 7143 section 9.2.1).`,
+		Example: `  cleave initiator add iqn.1993-08.org.debian:01:host1
+  cleave initiator add iqn.1993-08.org.debian:01:host1 --chap-user host1 --chap-secret-file host1.secret`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			iqns, err := initiators(args)
+			if err != nil {
+				return err
+			}
+			i.IQN = iqns[0]
+			secret, err := readSecret("--chap-secret-file", i.User, secretFile)
+			if err != nil {
+				return err
+			}
+			mutual, err := readSecret("--mutual-secret-file", i.Mutual, mutualFile)
+			if err != nil {
+				return err
+			}
+			return a.withStorage(func(s Storage) error {
+				if err := s.AddInitiator(c.Context(), i, secret, mutual); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(a.Out, i.IQN)
+				return err
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&i.User, "chap-user", "", "CHAP name of the initiator")
+	f.StringVar(&secretFile, "chap-secret-file", "", "file with its secret")
+	f.StringVar(&i.Mutual, "mutual-user", "", "CHAP name by which the target proves itself (mutual CHAP)")
+	f.StringVar(&mutualFile, "mutual-secret-file", "", "file with the target's secret")
+	c.MarkFlagsRequiredTogether("chap-user", "chap-secret-file")
+	c.MarkFlagsRequiredTogether("mutual-user", "mutual-secret-file")
+	return c
+}
+
+// readSecret reads the CHAP secret of user, if there is one.
+func readSecret(flag, user, path string) ([]byte, error) {
+	if user == "" {
+		return nil, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, hint(usagef("%s: %s may be read by other users", flag, path), "`chmod 600 %s`", path)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 300))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	b = bytes.TrimRight(b, "\r\n")
+	if len(b) < 12 || len(b) > 256 {
+		return nil, usagef("%s: the secret in %s has %d bytes, want 12 to 256", flag, path, len(b))
+	}
+	return b, nil
+}
+
+func (a *app) initiatorListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List initiators, their sessions and what they see",
+		Long:    `List the initiators that may log in. Secrets are never shown.`,
+		Example: `  cleave initiator list`,
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.withStorage(func(s Storage) error {
+				is, err := s.Initiators(c.Context())
+				if err != nil {
+					return err
+				}
+				var names []string
+				for _, i := range is {
+					names = append(names, i.IQN)
+				}
+				return a.print(result{value: list("initiators", is), names: names, text: func(w io.Writer, p *paper) error {
+					t := table{head: []string{"IQN", "CHAP", "SESSIONS", "LUNS"}}
+					for _, i := range is {
+						chap := i.User
+						if i.Mutual != "" {
+							chap += ", mutual " + i.Mutual
+						}
+						t.add(i.IQN, chap, fmt.Sprint(i.Sessions), strings.Join(i.LUNs, ","))
+					}
+					p.draw(w, t)
+					return nil
+				}})
+			})
+		},
+	}
+}
+
+func (a *app) initiatorRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove IQN",
+		Short: "Take an initiator's right to log in away",
+		Long: `Take an initiator's right to log in away and end its sessions. It is refused
+while a LUN is exposed to it.`,
+		Example: `  cleave initiator remove iqn.1993-08.org.debian:01:host1`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			iqns, err := initiators(args)
+			if err != nil {
+				return err
+			}
+			return a.withStorage(func(s Storage) error {
+				if err := s.RemoveInitiator(c.Context(), iqns[0]); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(a.Out, iqns[0])
+				return err
+			})
+		},
+	}
+}

@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/cleave-san/cleave/orchestrator"
+)
+
+func (a *app) snapshotExposeCommand() *cobra.Command {
+	var to []string
+	var writable, dirty bool
+	c := &cobra.Command{
+		Use:   "expose SET --to IQN…",
+		Short: "Let initiators see the LUNs of a ready set",
+		Long: `Let initiators see the LUNs of a ready set, and nobody else. LUNs are read-only
+until --writable raises them, on the same LUN numbers; what is then written goes
+to an overlay and never to the split.`,
+		Example: `  cleave snapshot expose set-0123456789abcdef --to iqn.1993-08.org.debian:01:backup1
+  cleave snapshot expose set-0123456789abcdef --to iqn.1993-08.org.debian:01:backup1 --writable`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			id, err := setID(args[0])
+			if err != nil {
+				return err
+			}
+			iqns, err := initiators(to)
+			if err != nil {
+				return err
+			}
+			return a.withControl(func(s Control) error {
+				set, err := s.Expose(c.Context(), id, orchestrator.ExposeRequest{Initiators: iqns, Writable: writable, Dirty: dirty})
+				if err != nil {
+					return err
+				}
+				return a.print(setResult(set))
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringArrayVar(&to, "to", nil, "IQN of an initiator; repeat it for several (required)")
+	f.BoolVar(&writable, "writable", false, "let them write")
+	f.BoolVar(&dirty, "dirty", false, "the splits as they came off as well; these stay read-only")
+	if err := c.MarkFlagRequired("to"); err != nil {
+		panic(err) // a flag that is not there: a slip in this function
+	}
+	return c
+}
+
+func (a *app) snapshotUnexposeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "unexpose SET",
+		Short: "Take the LUNs of a set away; its copies stay",
+		Long: `Take all LUNs of a set away from the initiators that see them. The copies stay
+until the set is deleted or its lease ends.`,
+		Example: `  cleave snapshot unexpose set-0123456789abcdef`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			id, err := setID(args[0])
+			if err != nil {
+				return err
+			}
+			return a.withControl(func(s Control) error {
+				set, err := s.Unexpose(c.Context(), id)
+				if err != nil {
+					return err
+				}
+				return a.print(setResult(set))
+			})
+		},
+	}
+}

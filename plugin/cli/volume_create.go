@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) volumeCreateCommand() *cobra.Command {
+	var sizeFlag string
+	var pools []string
+	var mirrors int
+	c := &cobra.Command{
+		Use:   "create NAME --size SIZE",
+		Short: "Make a volume with two or more mirrors",
+		Long: `Make a volume. Its mirrors are sparse files, one in each pool named by --pool;
+without --pool those with the most free space are taken. A new volume reads as
+zeroes and its mirrors are in sync at once.`,
+		Example: `  cleave volume create db --size 20GiB
+  cleave volume create db --size 20GiB --pool a --pool b --pool c`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			n, err := parseSize(sizeFlag)
+			if err != nil {
+				return err
+			}
+			if n <= 0 || n%512 != 0 {
+				return usagef("--size %s: want a positive multiple of 512 bytes", sizeFlag)
+			}
+			return a.withStorage(func(s Storage) error {
+				if len(pools) == 0 {
+					if pools, err = roomiest(c.Context(), s, mirrors); err != nil {
+						return err
+					}
+				}
+				v, err := s.CreateVolume(c.Context(), args[0], n, pools)
+				if err != nil {
+					return err
+				}
+				return a.print(volumeResult(v))
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&sizeFlag, "size", "", "size, as in 512MiB or 20GiB; a number alone is bytes (required)")
+	f.StringArrayVar(&pools, "pool", nil, "pool for a mirror; repeat it for each mirror")
+	f.IntVar(&mirrors, "mirrors", 2, "how many mirrors, where no pool is named")
+	c.MarkFlagsMutuallyExclusive("pool", "mirrors")
+	if err := c.MarkFlagRequired("size"); err != nil {
+		panic(err) // a flag that is not there: a slip in this function
+	}
+	return c
+}
+
+// roomiest picks n pools, those with the most free space first.
+func roomiest(ctx context.Context, s Storage, n int) ([]string, error) {
+	pools, err := s.Pools(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pools = slices.DeleteFunc(pools, func(p Pool) bool { return p.Reason != "" })
+	if n < 1 {
+		return nil, usagef("--mirrors %d: want at least 1", n)
+	}
+	if len(pools) < n {
+		return nil, hint(usagef("%d mirrors asked, but the array has %d pools that can be used", n, len(pools)),
+			"add pools to `cleave array`, or name one twice by --pool, which protects against no lost disk")
+	}
+	slices.SortStableFunc(pools, func(a, b Pool) int { return cmp.Compare(b.Free, a.Free) })
+	var names []string
+	for _, p := range pools[:n] {
+		names = append(names, p.Name)
+	}
+	return names, nil
+}
