@@ -2,6 +2,7 @@ package recovery_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -11,9 +12,29 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// unpack writes an image of testdata, sparse, to a file of the test's own.
+// unpacked is where images lie for all tests of this process, read-only.
+var unpacked string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "cleave-recovery-test-*")
+	if err != nil {
+		panic(err)
+	}
+	unpacked = dir
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		panic(err)
+	}
+	os.Exit(code)
+}
+
+// unpack returns an image of testdata as a file.
 func unpack(t testing.TB, name string) string {
 	t.Helper()
+	path := filepath.Join(unpacked, name+".img")
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
 	in, err := os.Open(filepath.Join("..", "testdata", name+".img.zst"))
 	if err != nil {
 		t.Fatal(err)
@@ -24,13 +45,12 @@ func unpack(t testing.TB, name string) string {
 		t.Fatal(err)
 	}
 	defer z.Close()
-	path := filepath.Join(t.TempDir(), name+".img")
-	out, err := os.Create(path)
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer out.Close()
-	if _, err := io.Copy(out, z); err != nil {
+	_, err = io.Copy(out, z)
+	if err := errors.Join(err, out.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return path

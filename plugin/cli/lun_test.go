@@ -44,7 +44,9 @@ func TestLunScripts(t *testing.T) {
 			"unpack": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(unpackImage(filepath.Join(images, args[0]+".img.zst"), ts.MkAbs(args[1])))
 			},
-			"poke": func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(poke(ts.MkAbs(args[0]), args[1], args[2])) },
+			"poke": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(poke(ts.MkAbs(args[0]), args[1], args[2]))
+			},
 		},
 	})
 }
