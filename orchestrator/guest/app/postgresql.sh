@@ -170,16 +170,16 @@ pg_fail() {
 	pg_close
 }
 
+# pg_close ends the session of $C: in good order, or not if it failed.
 pg_close() {
 	[ -s "$C/psql" ] || return 0
-	[ -e "$C/cannot" ] || printf '\\q\n' >"$C/in"
 	read -r client <"$C/psql"
-	tries=0
-	while kill -s 0 "$client" 2>/dev/null && [ $tries -lt 40 ]; do
-		tries=$((tries + 1))
-		[ -e "$C/cannot" ] && kill "$client" 2>/dev/null
-		nap
-	done
+	if [ -e "$C/cannot" ]; then
+		kill "$client" 2>/dev/null
+	else
+		printf '\\q\n' >"$C/in"
+	fi
+	wait "$client" 2>/dev/null
 	rm -f "$C/psql"
 }
 

@@ -87,8 +87,8 @@ volume_at() {
 # flush_group GROUP makes what LVM wrote to the group's disks stable: it writes
 # its metadata with O_DIRECT and does not flush. fsync of a block device does.
 flush_group() {
-	while IFS='|' read -r group pv; do
-		[ "${group##* }" = "$1" ] || continue
+	while IFS='|' read -r owner pv; do
+		[ "${owner##* }" = "$1" ] || continue
 		case $FLUSH in
 		sync) sync "$pv" || return 1 ;;
 		*) dd if=/dev/null of="$pv" conv=notrunc,fsync 2>/dev/null || return 1 ;;
@@ -138,17 +138,19 @@ remove_snapshots() {
 # only devices of volumes that this set touched, and of its own snapshots.
 resume_devices() {
 	[ -s "$D/touched" ] || return 0
+	dmsetup info -c --noheadings --separator '|' -o suspended,name 2>/dev/null |
+		sed -n 's/^ *Suspended|//p' >"$W/suspended"
+	[ -s "$W/suspended" ] || return 0
+	ours=-$(printf 'cleave-%s-' "$SET" | sed 's/-/--/g')
 	{
-		dmsetup ls 2>/dev/null | cut -f1 | grep -F -e "-$(printf 'cleave-%s-' "$SET" | sed 's/-/--/g')"
-		while IFS='|' read -r _ dm; do printf '%s\n' "$dm-cow" "$dm-real" "$dm"; done <"$D/touched"
+		grep -F -e "$ours" "$W/suspended"
+		# The store and the origin's data first, the origin itself last.
+		while IFS='|' read -r _ dm; do
+			for dev in "$dm-cow" "$dm-real" "$dm"; do grep -Fx -e "$dev" "$W/suspended"; done
+		done <"$D/touched"
 	} >"$W/devices"
-	resumed=''
-	while read -r dev; do
-		case $(dmsetup info -c --noheadings -o suspended "$dev" 2>/dev/null) in
-		[Ss]uspended*) dmsetup resume --noudevsync "$dev" 2>/dev/null && resumed=1 ;;
-		esac
-	done <"$W/devices"
-	[ -n "$resumed" ] || return 0
+	[ -s "$W/devices" ] || return 0
+	while read -r dev; do dmsetup resume --noudevsync "$dev" 2>/dev/null; done <"$W/devices"
 	remove_snapshots 2>/dev/null
 	while IFS='|' read -r vol _; do
 		# The tables may be ahead of the metadata: make them agree.

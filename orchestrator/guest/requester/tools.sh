@@ -9,7 +9,7 @@ copy_tools() {
 	for home in "$D" "/dev/shm/cleave-$SET"; do
 		case $home in /dev/shm/*) is_tmpfs /dev/shm || continue ;; esac
 		mkdir -p "$home/bin" "$home/lib" && chmod 711 "$home" && chmod 755 "$home/bin" "$home/lib" || continue
-		copy "$(command -v sh)" "$home/bin/sh" && "$home/bin/sh" -c : 2>/dev/null && break
+		cp -L "$(command -v sh)" "$home/bin/sh" && "$home/bin/sh" -c : 2>/dev/null && break
 		rm -rf "$home/bin" "$home/lib"
 		home=''
 	done
@@ -20,30 +20,32 @@ copy_tools() {
 	fi
 	missing=''
 	set -- "$@" lvm dmsetup
-	for tool in awk cat chmod cut date dd grep head id ls mkdir mv printf readlink rm rmdir sed setpriv setsid sleep sort stat sync tail touch tr; do
+	for tool in awk cat cut date dd grep head id mkdir mkfifo readlink rm rmdir sed setpriv setsid sleep sort stat sync tail tr wc; do
 		set -- "$@" "$tool"
 	done
 	for tool; do
+		shift
 		where=$(command -v "$tool")
 		case $where in
-		/*) copy "$where" "$home/bin/${tool##*/}" || missing="$missing $tool" ;;
+		/*) set -- "$@" "$where" ;;
+		*) missing="$missing $tool" ;;
 		esac
 	done
+	cp -L "$@" "$home/bin/" 2>/dev/null || missing="$missing (some)"
 	if command -v ldd >/dev/null; then
-		# "libc.so.6 => /lib/…/libc.so.6 (0x…)"
-		ldd "$home/bin"/* 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// { print $1, $3 }' | sort -u |
-			while read -r name path; do copy "$path" "$home/lib/$name"; done
+		# "libc.so.6 => /lib/…/libc.so.6 (0x…)". These need all that the others need.
+		set --
+		for tool in sh lvm psql setpriv sed sort awk; do [ -e "$home/bin/$tool" ] && set -- "$@" "$home/bin/$tool"; done
+		# shellcheck disable=SC2046 # the loader's paths, without blanks by the pattern
+		cp -L $(ldd "$@" 2>/dev/null | sed -n 's/.* => \(\/[^ ]*\) (0x.*/\1/p' | sort -u) "$home/lib/" 2>/dev/null ||
+			missing="$missing libraries"
 	else
 		missing="$missing libraries (no ldd)"
 	fi
-	chmod 644 "$home/lib"/* 2>/dev/null
+	chmod -R a+rX "$home/bin" "$home/lib"
 	printf '%s\n' "$home" >"$D/tools"
 	[ -n "$missing" ] && warn "not copied to memory:$missing"
 	return 0
-}
-
-copy() {
-	cat -- "$1" >"$2" 2>/dev/null && chmod 755 "$2"
 }
 
 # use_tools makes the copies the programs of this process, and begins it anew

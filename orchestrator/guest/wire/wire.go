@@ -35,6 +35,13 @@ type Report struct {
 	Requester   string       `json:"requester"`          // who did it: "qemu-ga 7.2.0", …
 	Failed      string       `json:"failed,omitempty"`   // why the step as a whole failed; everything is undone then
 	Warnings    []string     `json:"warnings,omitempty"` // for people
+	Phases      []Phase      `json:"phases,omitempty"`   // what the guest did when, by its own clock
+}
+
+// Phase is the beginning of a part of the step; it lasts until the next one's.
+type Phase struct {
+	Name string    `json:"name"`
+	At   time.Time `json:"at"`
 }
 
 // Completion says that one volume's snapshot is complete inside the guest.
@@ -111,6 +118,7 @@ type message struct {
 	Writer     *Writer     `json:"writer,omitempty"`
 	Completion *Completion `json:"completion,omitempty"`
 	Warning    string      `json:"warning,omitempty"`
+	Phase      *Phase      `json:"phase,omitempty"`
 	End        *endLine    `json:"end,omitempty"`
 
 	// Parts of a probe.
@@ -190,6 +198,8 @@ func (r *Report) add(line []byte) error {
 		r.Completions = append(r.Completions, *m.Completion)
 	case m.Warning != "":
 		r.Warnings = append(r.Warnings, clean(m.Warning))
+	case m.Phase != nil:
+		r.Phases = append(r.Phases, Phase{clean(m.Phase.Name), m.Phase.At})
 	case m.End != nil:
 		r.Finished, r.Failed = m.End.At, clean(m.End.Failed)
 	default:
