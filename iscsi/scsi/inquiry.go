@@ -158,11 +158,11 @@ func (u *Unit) blockLimits() []byte {
 	p(8, maxTransfer)
 	p(12, max(1<<20, u.blockSize()))
 	if u.trim != nil {
-		p(20, maxUnmap)
+		binary.BigEndian.PutUint32(b[20-4:], maxUnmap)
 		binary.BigEndian.PutUint32(b[24-4:], maxUnmapDescs)
 		binary.BigEndian.PutUint32(b[28-4:], uint32(max(4096>>u.shift, 1)))
 		b[32-4] = 0x80 // UGAVALID, alignment 0
 	}
-	binary.BigEndian.PutUint64(b[36-4:], uint64(maxWriteSame>>u.shift))
+	binary.BigEndian.PutUint64(b[36-4:], maxWriteSame)
 	return b
 }

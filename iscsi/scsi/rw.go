@@ -50,12 +50,14 @@ func (n *Nexus) transfer(c *Command) result {
 		return badCDB(lengthField(c.CDB[0]))
 	}
 	c.Want = int64(c.blocks) << n.unit.shift
-	if c.Limit > 0 && c.Want > 0 {
-		// The initiator expects data in one direction and the command
-		// moves it in the other (RFC 7143 section 11.4.5.2): no byte of it.
-		if c.op.out && !c.Write || !c.op.out && !c.Read {
+	if c.Want > 0 && c.Limit > 0 && c.op.out != c.Write {
+		// The initiator announced the other direction. A write without its
+		// data must not look done; a read whose data nobody takes is
+		// all residual (RFC 7143 section 11.4.5.1).
+		if c.op.out {
 			return badCDB(0)
 		}
+		c.Limit = 0
 	}
 	return result{}
 }
@@ -209,14 +211,14 @@ func parseVerify(n *Nexus, c *Command) result {
 	}
 	switch c.CDB[1] >> 1 & 3 {
 	case 0:
-		if c.blocks > maxWriteSame>>n.unit.shift {
+		if c.blocks > maxVerify>>n.unit.shift {
 			return badCDB(lengthField(c.CDB[0]))
 		}
 		return result{}
 	case 1:
 		return n.transfer(c)
 	case 3:
-		if c.blocks > maxWriteSame>>n.unit.shift {
+		if c.blocks > maxVerify>>n.unit.shift {
 			return badCDB(lengthField(c.CDB[0]))
 		}
 		if c.blocks > 0 {
@@ -314,16 +316,17 @@ func parseCompareAndWrite(n *Nexus, c *Command) result {
 		return badCDB(13)
 	}
 	c.Want = 2 * int64(c.blocks) << n.unit.shift
+	if c.Limit != c.Want {
+		// Neither can half of it be compared, nor does anybody know what
+		// the rest would be for.
+		return badCDB(13)
+	}
 	return result{}
 }
 
 func runCompareAndWrite(n *Nexus, c *Command) result {
 	u := n.unit
 	half := int(c.Want / 2)
-	if len(c.Out) < 2*half {
-		// Half of it can't be compared or written.
-		return check(invalidFieldInCDB)
-	}
 	off := int64(c.lba) << u.shift
 	u.exclusive.Lock()
 	r := u.compare(c.Out[:half], off)

@@ -21,8 +21,9 @@ type Options struct {
 // Limits that VPD page 0xB0 reports and Begin holds initiators to.
 const (
 	maxTransfer   = 8 << 20   // bytes of one command's data
-	maxWriteSame  = 256 << 20 // bytes that one WRITE SAME covers
-	maxUnmap      = 4 << 30   // bytes that one UNMAP covers
+	maxWriteSame  = 32 << 10  // blocks that one WRITE SAME covers
+	maxUnmap      = 1 << 20   // blocks that one UNMAP covers
+	maxVerify     = 256 << 20 // bytes that one VERIFY without data covers
 	maxUnmapDescs = 256
 	maxCompare    = 255 // blocks of one COMPARE AND WRITE
 )

@@ -28,7 +28,7 @@ func (n *Nexus) parseWriteSame(c *Command) result {
 		return badCDB(1)
 	case c.CDB[0] == 0x41 && c.CDB[1]&0x07 != 0: // PBDATA and LBDATA are obsolete
 		return badCDB(1)
-	case c.blocks == 0 || c.blocks > maxWriteSame>>u.shift: // WSNZ=1, MAXIMUM WRITE SAME LENGTH
+	case c.blocks == 0 || c.blocks > maxWriteSame: // WSNZ=1, MAXIMUM WRITE SAME LENGTH
 		return badCDB(lengthField(c.CDB[0]))
 	}
 	if r := n.inRange(c); !r.ok() {
@@ -37,14 +37,15 @@ func (n *Nexus) parseWriteSame(c *Command) result {
 	if !ndob {
 		c.Want = u.blockSize()
 	}
+	if c.Limit != c.Want {
+		// One block, no more and no less, is what this command takes.
+		return badCDB(lengthField(c.CDB[0]))
+	}
 	return result{}
 }
 
 func runWriteSame(n *Nexus, c *Command) result {
 	u := n.unit
-	if c.Want > 0 && int64(len(c.Out)) < u.blockSize() {
-		return check(invalidFieldInCDB)
-	}
 	off, length := int64(c.lba)<<u.shift, int64(c.blocks)<<u.shift
 	u.exclusive.RLock()
 	defer u.exclusive.RUnlock()
@@ -127,7 +128,7 @@ func runUnmap(n *Nexus, c *Command) result {
 		if lba > capacity || blocks > capacity-lba {
 			return check(lbaOutOfRange)
 		}
-		if total += blocks; total > maxUnmap>>u.shift {
+		if total += blocks; total > maxUnmap {
 			return badList(uint16(8 + 16*i + 8))
 		}
 	}

@@ -3,8 +3,10 @@ package target
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cleave-san/cleave/iscsi/pdu"
+	"github.com/cleave-san/cleave/iscsi/scsi"
 )
 
 // maxR2T is how many R2Ts of one command may be outstanding.
@@ -38,9 +40,9 @@ type burst struct {
 
 func (d *dataOut) reset() { *d = dataOut{} }
 
-// errData says that an initiator sends data as nobody agreed on. The connection
-// ends: with error recovery level 0 there is nothing less (RFC 7143 section
-// 7.5).
+// errData says that an initiator sends data as nobody agreed on. The command ends
+// with it (RFC 7143 section 7.9, error recovery level 0); what still comes for
+// it is passed over.
 var errData = errors.New("data-out sequence error")
 
 // mem is where the bytes from off on belong, of n at most.
@@ -217,10 +219,16 @@ func (c *conn) dataOut(h *pdu.Header) error {
 			err = fmt.Errorf("%w: F bit at %d of a burst that ends at %d", errData, off+n, b.end)
 		}
 	}
-	c.mu.Unlock()
 	if err != nil {
-		return err
+		t.state = running // nobody else ends it
+		t.nx.waiting = slices.DeleteFunc(t.nx.waiting, func(o *task) bool { return o == t })
+		c.mu.Unlock()
+		c.srv.log.Debug("iSCSI command ended", "initiator", c.ss.info.Initiator, "tag", t.itt, "err", err)
+		t.cmd.Fail(scsi.DataPhaseError)
+		t.finish()
+		return c.rd.Skip()
 	}
+	c.mu.Unlock()
 	if err := c.fill(t, off, n); err != nil {
 		return err
 	}

@@ -153,9 +153,7 @@ func (t *task) sendData(buf *buffer, n int, status bool) {
 
 // residual sets the residual count and returns its flag (RFC 7143 section 11.4.5).
 func (t *task) residual(h *pdu.Header) byte {
-	switch want, limit := t.cmd.Want, int64(t.edtl); {
-	case t.cmd.Status == scsi.CheckCondition && !t.cmd.Read && !t.cmd.Write && limit == 0:
-		return 0
+	switch want, limit := t.cmd.Want, t.cmd.Limit; {
 	case want > limit:
 		h.SetResidual(uint32(min(want-limit, 0xffffffff)))
 		return pdu.FlagOverflow
@@ -300,7 +298,7 @@ func (ss *session) cut(e *entry) {
 		answer.itt, answer.edtl = t.itt, t.edtl
 		t.in.mu.Lock()
 		answer.in.dataSN, answer.out.r2tSN = t.in.dataSN, t.out.r2tSN
-		answer.cmd.Read, answer.cmd.Write = t.edtl > 0, false
+		answer.cmd.Limit = int64(t.edtl)
 		answer.cmd.Fail(scsi.UnitNotSupported)
 		t.gone.Store(true)
 		c.tx.send(answer.response())

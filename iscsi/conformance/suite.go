@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strings"
+	"time"
+)
+
+const tool = "iscsi-test-cu"
+
+// outcome is how a test ended.
+type outcome string
+
+const (
+	passed  outcome = "pass"
+	failed  outcome = "FAIL"
+	skipped outcome = "skip"
+	hung    outcome = "HUNG"
+)
+
+type result struct {
+	outcome outcome
+	why     string // the line that says so
+	output  string
+}
+
+// list returns the names of all tests, as Suite.Test.
+func list(ctx context.Context) ([]string, error) {
+	out, err := exec.CommandContext(ctx, tool, "--list").CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%s --list: %w (Debian package libiscsi-bin)", tool, err)
+	}
+	var names []string
+	for line := range strings.Lines(string(out)) {
+		parts := strings.Split(strings.TrimSpace(line), ".")
+		if len(parts) == 3 && parts[0] == "ALL" {
+			names = append(names, parts[1]+"."+parts[2])
+		}
+	}
+	if len(names) == 0 {
+		return nil, errors.New("iscsi-test-cu lists no tests")
+	}
+	return names, nil
+}
+
+func matches(name, prefix string) bool {
+	return strings.HasPrefix(strings.ToLower(name), strings.ToLower(prefix))
+}
+
+// isReadOnlyTest reports whether a test wants a LUN that can't be written.
+func isReadOnlyTest(name string) bool { return strings.HasPrefix(name, "ReadOnly.") }
+
+var (
+	failure = regexp.MustCompile(`(?m)^\s*(?:\[FAILED\].*|.*\.\.\.FAILED.*)$`)
+	skip    = regexp.MustCompile(`\[SKIPPED\].*`)
+	summary = regexp.MustCompile(`(?m)^\s*tests\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)`)
+)
+
+// runOne runs one test against a LUN.
+func runOne(ctx context.Context, name, url string, limit time.Duration) result {
+	tctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	// A second path lets the multipath tests run.
+	cmd := exec.CommandContext(tctx, tool, "--dataloss", "--normal", "--test=ALL."+name, url, url)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	r := result{output: out.String()}
+	s := summary.FindStringSubmatch(r.output)
+	switch {
+	case tctx.Err() != nil:
+		r.outcome, r.why = hung, fmt.Sprintf("not done after %v", limit)
+	case s == nil:
+		r.outcome, r.why = failed, fmt.Sprintf("no summary: %v: %.120s", err, lastLine(r.output))
+	case s[4] != "0" || s[2] == "0":
+		r.outcome, r.why = failed, strings.TrimSpace(failure.FindString(r.output))
+	case skip.MatchString(r.output):
+		r.outcome, r.why = skipped, skip.FindString(r.output)
+	default:
+		r.outcome = passed
+	}
+	return r
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
+}
