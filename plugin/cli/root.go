@@ -126,6 +126,7 @@ func (a *app) prepare(c *cobra.Command) {
 }
 
 func unknownVerb(c *cobra.Command, verb string) error {
+	c.SuggestionsMinimumDistance = 2
 	err := usagef("%s has no command %q", c.CommandPath(), verb)
 	if near := c.SuggestionsFor(verb); len(near) > 0 {
 		return hint(err, "did you mean `%s %s`?", c.CommandPath(), near[0])
