@@ -29,11 +29,26 @@ func (c *Client) check(off, n int64, write bool) error {
 	return nil
 }
 
-// ReadAt reads, in several requests where p is longer than the server takes.
+// ReadAt reads, in several requests where p is longer than the server takes. It
+// takes any offset and length: parsers read fields, not blocks. What is no
+// whole block of the server costs a copy.
 func (c *Client) ReadAt(p []byte, off int64) (int, error) {
 	if err := c.check(off, int64(len(p)), false); err != nil {
 		return 0, err
 	}
+	if block := int64(c.neg.minimum); (off|int64(len(p)))%block != 0 {
+		from := off - off%block
+		to := min((off+int64(len(p))+block-1)/block*block, c.neg.size)
+		whole := make([]byte, to-from)
+		if _, err := c.readBlocks(whole, from); err != nil {
+			return 0, err
+		}
+		return copy(p, whole[off-from:]), nil
+	}
+	return c.readBlocks(p, off)
+}
+
+func (c *Client) readBlocks(p []byte, off int64) (int, error) {
 	for done := 0; done < len(p); {
 		n := min(len(p)-done, int(c.neg.maximum))
 		k := c.call(cmdRead, 0, off+int64(done), int64(n))

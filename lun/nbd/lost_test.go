@@ -232,6 +232,9 @@ func TestRedialer(t *testing.T) {
 		t.Errorf("second Sync: %v", err)
 	}
 	stop()
+	if _, err := r.ReadAt(buf, 0); err == nil {
+		t.Error("read after the server went again")
+	}
 	server(t, path, Export{Device: newMemory(2 << 20)})
 	if _, err := r.ReadAt(buf, 0); err == nil || !strings.Contains(err.Error(), "another device") {
 		t.Errorf("a server of another size: %v", err)

@@ -205,6 +205,10 @@ func exercise(t *testing.T, c *Client) {
 	if _, err := c.ReadAt(got, 4096); err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("after Trim and WriteZeroes: %v, equal %v", err, bytes.Equal(got, want))
 	}
+	odd := make([]byte, 70000)
+	if _, err := c.ReadAt(odd, 4099); err != nil || !bytes.Equal(odd, want[3:70003]) {
+		t.Errorf("a read of bytes instead of blocks: %v", err)
+	}
 	var at int64
 	err := c.Extents(0, size, func(e lun.Extent) error {
 		if e.Off != at || e.Len <= 0 {

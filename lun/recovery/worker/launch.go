@@ -40,8 +40,8 @@ type process struct {
 
 // launch starts a process in a mode and sends it its configuration. extra are
 // the descriptors, from 3 on, before those of the sources; launch closes them
-// all on this side.
-func launch(m mode, s *Spec, c config, extra []*os.File) (_ *process, err error) {
+// all on this side. id is the worker's user, 0 for ours.
+func launch(m mode, s *Spec, c config, id uint32, extra []*os.File) (_ *process, err error) {
 	p := &process{tail: &tail{also: s.Stderr}, over: make(chan struct{})}
 	files := extra
 	defer func() {
@@ -92,18 +92,26 @@ func launch(m mode, s *Spec, c config, extra []*os.File) (_ *process, err error)
 		inW.Close()
 		return nil, err
 	}
-	p.cmd = exec.Command(s.Exe, arguments(m, s)...)
-	p.cmd.ExtraFiles = files[:len(files)-1]
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = inR, outW, p.tail
-	if s.Detachable && s.Stderr != nil {
-		p.cmd.Stderr = s.Stderr // a pipe would end with this process
+	command := func(spaces uintptr) *exec.Cmd {
+		cmd := exec.Command(s.Exe, arguments(m, s)...)
+		cmd.ExtraFiles = files[:len(files)-1]
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = inR, outW, p.tail
+		if s.Detachable && s.Stderr != nil {
+			cmd.Stderr = s.Stderr // a pipe would end with this process
+		}
+		cmd.Env = []string{"GOTRACEBACK=single", "LANG=C.UTF-8"}
+		cmd.Dir = "/"
+		cmd.SysProcAttr = attributes(id, spaces, s.Detachable)
+		return cmd
 	}
-	p.cmd.Env = []string{"GOTRACEBACK=single", "LANG=C.UTF-8"}
-	p.cmd.Dir = "/"
-	p.cmd.SysProcAttr = attributes(s.Detachable)
 	p.stdin, p.stdout = inW, outR
 
-	err = p.start()
+	p.cmd = command(syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC)
+	if err = p.start(); errors.Is(err, syscall.EPERM) {
+		// Root of a container often may not make namespaces.
+		p.cmd = command(0)
+		err = p.start()
+	}
 	outW.Close()
 	if err != nil {
 		inW.Close()
@@ -179,23 +187,29 @@ func arguments(m mode, s *Spec) []string {
 }
 
 // attributes are a session of its own, so that signals of a terminal go to the
-// launcher alone, and, for root, a user and a network of its own.
-func attributes(detachable bool) *syscall.SysProcAttr {
+// launcher alone, and, for root, a user and name spaces of its own.
+func attributes(id uint32, spaces uintptr, detachable bool) *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{Setsid: true}
 	if !detachable {
 		a.Pdeathsig = syscall.SIGKILL
 	}
-	if os.Geteuid() == 0 {
-		id := freeID()
+	if id != 0 {
 		a.Credential = &syscall.Credential{Uid: id, Gid: id}
-		a.Cloneflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC
+		a.Cloneflags = spaces
 	}
 	return a
 }
 
-// freeID picks a user that no process has, from the range that systemd keeps
-// for users made at run time (systemd's UIDS-GIDS document: 61184 to 65519).
-func freeID() uint32 {
+// The range of users that systemd keeps for those made at run time (systemd's
+// UIDS-GIDS document).
+const firstID, lastID = 61184, 65519
+
+// ownID picks a user and group for a worker that no process has; 0 where this
+// process may not choose.
+func ownID() uint32 {
+	if os.Geteuid() != 0 {
+		return 0
+	}
 	taken := map[uint32]bool{}
 	if dirs, err := os.ReadDir("/proc"); err == nil {
 		for _, d := range dirs {
@@ -207,7 +221,7 @@ func freeID() uint32 {
 		}
 	}
 	for {
-		if id := 61184 + rand.Uint32N(65520-61184); !taken[id] {
+		if id := firstID + rand.Uint32N(lastID-firstID+1); !taken[id] {
 			return id
 		}
 	}

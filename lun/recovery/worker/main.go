@@ -63,7 +63,7 @@ func confine(m mode, args []string) error {
 	runtime.LockOSThread()
 	set := map[int]uint64{unix.RLIMIT_DATA: limit[0], unix.RLIMIT_NOFILE: limit[1], unix.RLIMIT_CORE: 0}
 	// Threads are counted by user: ours may have many of other programs.
-	if uid := os.Getuid(); uid >= 61184 && uid < 65520 {
+	if uid := os.Getuid(); uid >= firstID && uid <= lastID {
 		set[unix.RLIMIT_NPROC] = limit[2]
 	}
 	if limit[3] > 0 {

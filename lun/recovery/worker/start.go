@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"github.com/cleave-san/cleave/lun/recovery"
@@ -51,13 +50,14 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("socket of the recovery worker: %w", err)
 	}
+	id := ownID()
 	extra := []*os.File{lf}
 	c := config{
 		Snapshots: s.Snapshots, ListenFD: 3, Limit: s.OverlayLimit,
 		ReadOnly: s.ReadOnly, Detachable: s.Detachable,
 	}
 	if !s.ReadOnly {
-		dir, f, err := overlayDir(s.OverlayDir)
+		dir, f, err := overlayDir(s.OverlayDir, id)
 		if err != nil {
 			lf.Close()
 			return nil, fmt.Errorf("overlay of the recovery worker: %w", err)
@@ -67,7 +67,7 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 		c.OverlayFD = 4
 		extra = append(extra, f)
 	}
-	p, err := launch(modeView, &s, c, extra)
+	p, err := launch(modeView, &s, c, id, extra)
 	if err != nil {
 		return nil, err
 	}
@@ -94,18 +94,15 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 	return &Worker{Ready: *rep.View, Handle: h, p: p}, nil
 }
 
-// overlayDir makes a directory that only a worker can use, by descriptor.
-func overlayDir(parent string) (string, *os.File, error) {
+// overlayDir makes a directory that only the worker's user can use.
+func overlayDir(parent string, id uint32) (string, *os.File, error) {
 	dir, err := os.MkdirTemp(parent, ".cleave-view-")
 	if err != nil {
 		return "", nil, err
 	}
 	f, err := os.Open(dir)
-	if err == nil && os.Geteuid() == 0 {
-		// The worker's user is not known yet, and nobody else gets at the
-		// directory but by this descriptor or as root: its name can't be
-		// guessed, and it is gone in a moment.
-		err = f.Chmod(0o733 | fs.ModeSticky)
+	if err == nil && id != 0 {
+		err = f.Chown(int(id), int(id))
 	}
 	if err != nil {
 		os.Remove(dir)
@@ -193,7 +190,7 @@ func once(ctx context.Context, m mode, s Spec, c config) (*reply, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	p, err := launch(m, &s, c, nil)
+	p, err := launch(m, &s, c, ownID(), nil)
 	if err != nil {
 		return nil, err
 	}
