@@ -124,7 +124,7 @@ can_root() { ((EUID == 0)) || sudo -n true 2>/dev/null; }
 update_lists() { root apt-get update -q; }
 
 began=$(date +%s%N)
-command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
+command -v apt-get >/dev/null ||
 	die "this is not Debian or a relative of it; install by hand what integration/README.md lists"
 [[ $packages_only ]] || check_go
 mapfile -t want < <(missing)
