@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"strings"
 
@@ -73,17 +72,4 @@ func lunSource(c *cobra.Command, args []string) error {
 		return usagef("%s needs a SRC: a file or a block device", c.CommandPath())
 	}
 	return nil
-}
-
-// lunSize is a size for people.
-func lunSize(n int64) string {
-	const unit = 1024
-	f, i := float64(n), 0
-	for ; f >= unit && i < 6; i++ {
-		f /= unit
-	}
-	if i == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %ciB", f, "KMGTPE"[i-1])
 }

@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"text/tabwriter"
 
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
@@ -12,7 +10,7 @@ import (
 )
 
 func lunInspectCommand(s Streams) *cobra.Command {
-	var output string
+	a := &app{Streams: s, output: formatTable}
 	c := &cobra.Command{
 		Use:   "inspect SRC…",
 		Short: "Show partitions, volumes and the snapshots inside them",
@@ -24,93 +22,81 @@ What is damaged is listed under findings. If damage hides a part of SRC, the exi
   cleave lun inspect a.img b.img -o json | jq '.volumeGroups[].volumes[].snapshots'`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
-			if output != "table" && output != "json" {
-				return usagef("-o %s: choose table or json", output)
-			}
 			return withContents(c.Context(), args, func(contents *open.Contents) error {
 				r, err := recovery.Inspect(c.Context(), contents)
 				if err != nil {
 					return err
 				}
-				if output == "json" {
-					enc := json.NewEncoder(s.Out)
-					enc.SetIndent("", "  ")
-					err = enc.Encode(r)
-				} else {
-					err = printReport(s.Out, r)
-				}
+				err = a.print(result{value: r, names: volumeNames(contents), text: func(w io.Writer, p *paper) error { return drawReport(w, p, r) }})
 				if err == nil && len(contents.Damage) > 0 {
-					err = hint(contents.Damage[0], "the undamaged parts can be read all the same; see the findings")
+					err = hint(contents.Damage[0], "what is not damaged can be read all the same; see the findings")
 				}
 				return err
 			})
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	c.Flags().VarP(&a.output, "output", "o", "how the result is printed: table, wide, json, yaml or name")
 	return c
 }
 
-// printReport prints the tree of a report, one line a volume.
-func printReport(w io.Writer, r *recovery.Report) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(cells ...any) {
-		for i, c := range cells {
-			if i > 0 {
-				fmt.Fprint(tw, "\t")
-			}
-			fmt.Fprint(tw, c)
-		}
-		fmt.Fprintln(tw)
+func volumeNames(c *open.Contents) []string {
+	var names []string
+	for _, v := range c.Volumes() {
+		names = append(names, v.Name)
 	}
-	row("VOLUME", "TYPE", "SIZE", "UUID", "DETAILS")
+	return names
+}
+
+// drawReport draws the tree of a report, one line a volume.
+func drawReport(w io.Writer, p *paper, r *recovery.Report) error {
+	t := table{head: []string{"VOLUME", "TYPE", "SIZE", "UUID", "DETAILS"}}
 	for _, d := range r.Disks {
 		detail := d.Source
 		if d.Scheme != "" {
 			detail += fmt.Sprintf(", %s table of %d-byte sectors", d.Scheme, d.Sector)
 		}
-		row(d.Volume, d.Container, lunSize(d.Size), "", detail)
-		for _, p := range d.Partitions {
-			row("  "+p.Volume, "partition", lunSize(p.Size), p.UUID, p.Label)
+		t.add(d.Volume, d.Container, size(d.Size), "", detail)
+		for _, q := range d.Partitions {
+			t.add("  "+q.Volume, "partition", size(q.Size), q.UUID, q.Label)
 		}
-		for _, p := range d.PVs {
-			row("  -", "physical volume", lunSize(p.Size), p.UUID, fmt.Sprintf("at byte %d, in %s", p.Offset, orNone(p.Group)))
+		for _, q := range d.PVs {
+			in := "no volume group"
+			if q.Group != "" {
+				in = q.Group
+			}
+			t.add("", "physical volume", size(q.Size), q.UUID, fmt.Sprintf("at byte %d, in %s", q.Offset, in))
 		}
 	}
 	for _, g := range r.Groups {
-		row(g.Name, "volume group", "", g.UUID, fmt.Sprintf("seqno %d", g.Seqno))
+		t.add(g.Name, "volume group", "", g.UUID, fmt.Sprintf("seqno %d", g.Seqno))
 		for _, v := range g.Volumes {
-			row("  "+v.Volume, v.Type, lunSize(v.Size), v.UUID, v.Reason)
+			t.add("  "+v.Volume, v.Type, size(v.Size), v.UUID, v.Reason)
 			for _, s := range v.Snapshots {
-				row("    "+s.Volume, "snapshot", lunSize(v.Size), s.UUID, snapshotDetail(s))
+				t.add("    "+s.Volume, "snapshot", size(v.Size), s.UUID, snapshotDetail(s))
 			}
 		}
 	}
-	if len(r.Findings) > 0 {
-		fmt.Fprintln(tw, "\nFINDINGS")
-		for _, f := range r.Findings {
-			fmt.Fprintln(tw, "- "+f.Text)
-		}
+	p.draw(w, t)
+	if len(r.Findings) == 0 {
+		return nil
 	}
-	return tw.Flush()
+	fmt.Fprintln(w, "\nFINDINGS")
+	for _, f := range r.Findings {
+		fmt.Fprintln(w, "- "+printable(f.Text))
+	}
+	return nil
 }
 
 func snapshotDetail(s recovery.SnapshotReport) string {
 	if s.State != recovery.Valid {
 		return string(s.State)
 	}
-	d := fmt.Sprintf("%s, %s preserved, store %.2f %% used, chunks of %s", s.State, lunSize(s.Preserved), s.UsedPercent, lunSize(s.ChunkSize))
+	d := fmt.Sprintf("%s, %s preserved, store %.2f %% used, chunks of %s", s.State, size(s.Preserved), s.UsedPercent, size(s.ChunkSize))
 	if !s.Created.IsZero() {
-		d += ", made " + s.Created.Format("2006-01-02T15:04:05Z")
+		d += ", made " + clock(s.Created)
 	}
 	if s.Merging {
 		d += ", being merged"
 	}
 	return d
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "no volume group"
-	}
-	return s
 }

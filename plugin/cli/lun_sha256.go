@@ -32,14 +32,14 @@ Without --volume all volumes are read. One that can't be read is named on stderr
 				}
 				failed := len(contents.Damage) > 0
 				for _, d := range contents.Damage {
-					fmt.Fprintf(s.Err, "cleave: %v\n", d)
+					say(s.Err, "cleave", d.Error())
 				}
 				for _, v := range contents.Volumes() {
 					if err := printSum(c, s, v); c.Context().Err() != nil {
 						return err
 					} else if err != nil {
 						failed = true
-						fmt.Fprintf(s.Err, "cleave: %v\n", err)
+						say(s.Err, "cleave", err.Error())
 					}
 				}
 				if failed {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/rogpeppe/go-internal/testscript"
-	"github.com/spf13/cobra"
 )
 
 // TestLunScripts runs testdata/script/lun*.txtar against `cleave lun`.
@@ -52,25 +51,14 @@ func TestLunScripts(t *testing.T) {
 }
 
 func runLun(ts *testscript.TestScript, neg bool, args []string) {
-	s := Streams{Out: ts.Stdout(), Err: ts.Stderr()}
-	root := &cobra.Command{Use: "cleave", SilenceErrors: true, SilenceUsage: true}
-	root.SetOut(s.Out)
-	root.SetErr(s.Err)
-	root.AddCommand(lunCommand(s))
 	for i, a := range args {
 		if filepath.Ext(a) == ".img" {
 			args[i] = ts.MkAbs(a)
 		}
 	}
-	root.SetArgs(args)
-	err := root.ExecuteContext(context.Background())
-	code, next := exitOf(err)
+	code := run(context.Background(), args, Streams{Out: ts.Stdout(), Err: ts.Stderr()}, Parts{})
 	ts.Setenv("status", strconv.Itoa(code))
-	var said status
-	if err != nil && !errors.As(err, &said) {
-		fmt.Fprintf(s.Err, "cleave: %v\n%s\n", err, next)
-	}
-	if (err != nil) != neg {
+	if (code != ExitOK) != neg {
 		ts.Fatalf("cleave %v: exit status %d", args, code)
 	}
 }
