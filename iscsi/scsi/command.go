@@ -124,17 +124,17 @@ func (n *Nexus) begin(c *Command) result {
 	if o.needs != nil && !o.needs(u) {
 		return check(invalidOpcode)
 	}
-	if o.parse != nil {
-		if r := o.parse(n, c); !r.ok() {
-			return r
-		}
-	}
 	if o.writes {
 		if u.swp.Load() {
 			return check(softwareProtected)
 		}
 		if !u.writable.Load() || n.readOnly.Load() {
 			return check(writeProtected)
+		}
+	}
+	if o.parse != nil {
+		if r := o.parse(n, c); !r.ok() {
+			return r
 		}
 	}
 	return result{}
