@@ -1,11 +1,16 @@
-// Package arrays is how the rest of Cleave speaks to storage arrays: through
-// the concrete type Array, which wraps what a provider implements (package
-// driver).
+// Package arrays is how the rest of Cleave holds a storage array.
 //
-// Array validates arguments, traces calls, wraps errors once, and makes every
-// type assertion on a driver's options, so that no caller has to know which
-// interfaces a provider has, and no decorator hides one.
+// An Array wraps what a provider implements (package driver): it checks
+// arguments before the provider sees them and answers before the caller does,
+// traces every call, wraps errors once with the array's name and what was
+// attempted, and is the one place where a provider's options are asserted. Ask
+// CanSplitGroup and its like, or call and get kind NotSupported.
 //
-// Adding a provider: a package beside this one that implements driver.Driver
-// and passes arraytest.Run, and one line in plugin/assemble.
+// The nouns are the driver's: a volume has mirrors, a split takes one off and
+// makes a snapshot of it, an exposed snapshot is a LUN. KindOf says what may be
+// done about an error.
+//
+// To add an array, implement driver.Driver in a folder here, pass
+// arraytest.Run, and name it in plugin/assemble. The default and reference is
+// in embedded.
 package arrays

@@ -251,6 +251,9 @@ func (v *volume) grow(size int64) error {
 	}
 	v.state.Lock()
 	defer v.state.Unlock()
+	if len(v.cur.insync) == 0 {
+		return fmt.Errorf("growing %s: %w", v.label, errOffline)
+	}
 	for _, p := range slices.Concat(v.cur.insync, v.cur.filling) {
 		err := p.f.Truncate(size)
 		if err == nil {

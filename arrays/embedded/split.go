@@ -263,8 +263,9 @@ func (a *Array) arm(tag driver.Tag, vols []*volume) ([]*cut, error) {
 // choose picks the mirror to split off: the one that came last, so that reads,
 // which favour the first, go on as they were.
 func (v *volume) choose(c *catalog, tag driver.Tag) (*plex, error) {
-	e := v.enter()
-	defer e.leave()
+	v.state.Lock() // the catalogue and the epoch may differ while it is held
+	defer v.state.Unlock()
+	e := v.cur
 	switch n := len(e.insync); {
 	case n == 0:
 		return nil, driver.Errorf(driver.NotSynchronized, "%s is offline: %w", v.label, errOffline)

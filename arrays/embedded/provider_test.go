@@ -1,0 +1,103 @@
+package embedded_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cleave-san/cleave/arrays"
+	"github.com/cleave-san/cleave/arrays/arraytest"
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/embedded"
+)
+
+// lab is an embedded array with volumes of two mirrors.
+func lab(t *testing.T, volumes int) *arraytest.Lab {
+	base := ""
+	if fi, err := os.Stat("/dev/shm"); err == nil && fi.IsDir() {
+		base = "/dev/shm"
+	}
+	dir, err := os.MkdirTemp(base, "cleave-provider-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	o := embedded.Options{
+		StateDir: filepath.Join(dir, "state"),
+		Pools:    map[string]string{"a": filepath.Join(dir, "a"), "b": filepath.Join(dir, "b")},
+	}
+	l := &arraytest.Lab{}
+	var a *embedded.Array
+	l.Restart = func(t *testing.T) {
+		if a != nil {
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var err error
+		if a, err = embedded.Open(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		l.Driver, l.Volumes = a, nil
+		for i := range volumes {
+			info, err := a.CreateVolume(t.Context(), embedded.CreateVolume{
+				Name: fmt.Sprintf("v%d", i), Size: 8 << 20, Pools: []string{"a", "b"},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, err := a.OpenVolume(info.ID, "lab")
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Volumes = append(l.Volumes, arraytest.Volume{ID: info.ID, Device: h})
+			if i == 0 {
+				l.Disk = driver.Disk{NAA: info.Identity.NAAString(), Serial: info.Identity.Serial()}
+			}
+		}
+	}
+	l.Restart(t)
+	t.Cleanup(func() { a.Close() })
+	return l
+}
+
+func TestProvider(t *testing.T) {
+	arraytest.Run(t, func(t *testing.T) *arraytest.Lab { return lab(t, 4) })
+}
+
+// The union of a group's splits holds a prefix of what was written, for groups
+// of several sizes; one volume after the other is caught.
+func TestWriteOrder(t *testing.T) {
+	splits := 100
+	if testing.Short() {
+		splits = 10
+	}
+	for _, n := range []int{1, 8, 64} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			l := lab(t, n)
+			a := arrays.New("embedded", l.Driver, arrays.Options{})
+			for i := range max(splits/n, 3) {
+				tag := driver.Tag(fmt.Sprintf("split-%d", i))
+				if err := arraytest.SplitUnderLoad(t.Context(), a, tag, l.Volumes); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestWriteOrderControl(t *testing.T) {
+	l := lab(t, 8)
+	control := arraytest.Sequential{Driver: l.Driver, Opener: l.Driver.(driver.Opener)}
+	a := arrays.New("sequential", control, arrays.Options{})
+	const tries = 20
+	for i := range tries {
+		err := arraytest.SplitUnderLoad(t.Context(), a, driver.Tag(fmt.Sprintf("torn-%d", i)), l.Volumes)
+		if err != nil {
+			t.Logf("caught at try %d: %v", i+1, err)
+			return
+		}
+	}
+	t.Fatalf("%d groups split one volume after the other, and none was caught", tries)
+}
