@@ -51,8 +51,12 @@ type Contents struct {
 	// probed all the same.
 	Damage []error
 
-	sources []Source
+	held int // bytes of metadata text read so far
 }
+
+// maxHeld bounds the metadata text of all PVs together. A group of a hundred
+// PVs with two full areas of 1 MiB each has 200 MiB.
+const maxHeld = 256 << 20
 
 // ErrNotFound says that no volume has the name or UUID. Compared with
 // errors.Is.
@@ -65,7 +69,7 @@ func Probe(ctx context.Context, sources ...Source) (*Contents, error) {
 	if len(sources) == 0 {
 		return nil, errors.New("no device was given")
 	}
-	c := &Contents{sources: sources}
+	c := &Contents{}
 	var pvs []*lvm2.PV
 	for _, s := range sources {
 		if err := ctx.Err(); err != nil {
@@ -112,6 +116,12 @@ func (c *Contents) probePV(d *Disk, off, n int64) error {
 	pv, err := lvm2.ReadPV(d.Device, off, n)
 	switch {
 	case err == nil:
+		for _, m := range pv.MDAs {
+			c.held += len(m.Text)
+		}
+		if c.held > maxHeld {
+			return fmt.Errorf("the physical volumes up to byte %d have more than %d bytes of metadata: give fewer disks at once", off, maxHeld)
+		}
 		d.PVs = append(d.PVs, pv)
 	case errors.Is(err, lun.ErrNotFormat), c.damaged(d, err):
 	default:

@@ -29,11 +29,17 @@ func Assemble(pvs []*PV) (groups []*Group, damage []error) {
 	}
 	best := make(map[string]*Group)
 	raw := make(map[*Group][]byte)
+	budget := MaxText // for all different texts together
 	var order []string
 	for _, p := range pvs {
 		for _, m := range p.MDAs {
 			if m.Text == nil || holds(raw, m.Text) {
 				continue
+			}
+			if budget -= len(m.Text); budget < 0 {
+				damage = append(damage, &lun.FormatError{Format: format, Offset: m.Off, Field: "metadata text", Value: len(m.Text),
+					Reason: fmt.Sprintf("more than %d bytes of different metadata are not read: give fewer disks at once", MaxText)})
+				break
 			}
 			g, err := ParseGroup(m.Text)
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cleave-san/cleave/lun"
@@ -28,8 +29,14 @@ func (m memory) ReadAt(p []byte, off int64) (int, error) {
 	return copy(p, m[off:]), nil
 }
 
+// images are unpacked once; each test has a copy of its own to damage.
+var images sync.Map
+
 func image(t testing.TB, name string) memory {
 	t.Helper()
+	if m, ok := images.Load(name); ok {
+		return bytes.Clone(m.(memory))
+	}
 	in, err := os.Open(filepath.Join("..", "..", "testdata", name+".img.zst"))
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +51,8 @@ func image(t testing.TB, name string) memory {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
+	images.Store(name, memory(b))
+	return bytes.Clone(b)
 }
 
 func readPV(t testing.TB, m memory) *lvm2.PV {
@@ -225,6 +233,19 @@ func TestUnreadTypesAreRefusedWithTheirReason(t *testing.T) {
 		}
 		_, err = g.Open(g.LV("root"))
 		wantFormatError(t, err, "vgo1/root/segment1/type", -1)
+	}
+}
+
+// TestMergingSnapshotIsStillASnapshot: an interrupted lvconvert --merge leaves a
+// store whose content is the same.
+func TestMergingSnapshotIsStillASnapshot(t *testing.T) {
+	g, err := lvm2.ParseGroup([]byte(strings.Replace(o1Text(t), "cow_store", "merging_store", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := g.SnapshotsOf(g.LV("root"))
+	if len(s) != 1 || !s[0].Merging || s[0].COW.Name != "snap" {
+		t.Errorf("snapshots %+v", s)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 // thousand volumes has some 300,000 values.
 const (
 	maxDepth  = 8
-	maxValues = 4 << 20
+	maxValues = 1 << 20
 )
 
 // Section is a run of settings and sections, in the order of the text. Keys are
