@@ -163,7 +163,7 @@ func (v *Overlay) WriteAt(p []byte, off int64) (int, error) {
 	}
 	done := 0
 	err := v.eachGranule(off, int64(len(p)), func(at, n int64) error {
-		if err := v.room(n); err != nil {
+		if err := v.room(at, n); err != nil {
 			return err
 		}
 		if err := v.edges(at, n); err != nil {
@@ -198,8 +198,9 @@ func (v *Overlay) eachGranule(off, n int64, fn func(off, n int64) error) error {
 	return nil
 }
 
-// room refuses n more bytes where they would pass the limit.
-func (v *Overlay) room(n int64) error {
+// room refuses n bytes at off where they would pass the limit. What is on disk
+// already may be written again.
+func (v *Overlay) room(off, n int64) error {
 	if v.limit == 0 {
 		return nil
 	}
@@ -207,10 +208,13 @@ func (v *Overlay) room(n int64) error {
 	if err != nil {
 		return err
 	}
-	if held+n > v.limit {
-		return fmt.Errorf("the overlay holds %d of at most %d bytes: %w", held, v.limit, lun.ErrNoSpace)
+	if held+n <= v.limit {
+		return nil
 	}
-	return nil
+	if hole, err := v.file.Seek(off/BlockSize*BlockSize, unix.SEEK_HOLE); err == nil && hole >= off+n {
+		return nil
+	}
+	return fmt.Errorf("the overlay holds %d of at most %d bytes: %w", held, v.limit, lun.ErrNoSpace)
 }
 
 // edges copies up the first and the last block of a range where it covers them

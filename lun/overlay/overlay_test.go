@@ -142,6 +142,9 @@ func TestLimit(t *testing.T) {
 	if held, err := v.Held(); err != nil || held > 2<<20 {
 		t.Errorf("holds %d (%v)", held, err)
 	}
+	if _, err := v.WriteAt(bytes.Repeat([]byte{1}, 5000), 100); err != nil {
+		t.Errorf("what is held already can't be written again: %v", err)
+	}
 	if err := v.Trim(0, 1<<20); err != nil {
 		t.Fatal(err)
 	}
