@@ -8,7 +8,7 @@ LINT        ?= golangci-lint
 RACE_SKIP   := /integration|/plugin/cmd/
 ROWS        ?= .
 
-.PHONY: help deps build test lab bench demo lint fmt vet
+.PHONY: help deps deps-demo build test lab bench demo lint fmt vet
 .DEFAULT_GOAL := help
 
 help: ## Print this help
@@ -17,11 +17,14 @@ help: ## Print this help
 deps: ## Install missing Debian packages (starting no service) and fetch the VMs' kernel
 	@integration/lab/deps.sh
 
+deps-demo:
+	@integration/lab/deps.sh demo
+
 build: ## Build the programs into bin/
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./plugin/cmd/... ./plugin/demo/guestload
 
-demo: deps build ## The whole story on one machine, with two real VMs
+demo: deps-demo build ## The whole story on one machine, with two real VMs
 	bin/cleave demo
 
 vet:

@@ -3,20 +3,36 @@
 # already. No service is started: a policy-rc.d forbids it during the install
 # and goes away with it. The kernel for virtual machines is unpacked into the
 # cache and not installed. Safe to run again at any time, and fast then.
+#
+#   deps.sh [all|demo] [--packages-only]    demo: without what only tests need
 set -euo pipefail
 
-# What needs what is written in integration/README.md.
+# What each is for is written in integration/README.md.
 packages=(
 	qemu-system-x86 qemu-utils qemu-block-extra busybox-static
 	qemu-guest-agent postgresql lvm2 e2fsprogs
-	libiscsi-bin tgt xfsprogs thin-provisioning-tools zstd
+)
+for_tests=(
+	gcc libc6-dev libiscsi-bin tgt nbdkit libnbd-bin fdisk cpio
+	xfsprogs thin-provisioning-tools
 )
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/cleave
 policy=/usr/sbin/policy-rc.d
 marker='# made by deps.sh of Cleave for the time of an install'
 need_go=1.25
 packages_only=
-[[ ${1:-} == --packages-only ]] && packages_only=1
+what=all
+for arg; do
+	case $arg in
+	all | demo) what=$arg ;;
+	--packages-only) packages_only=1 ;;
+	*)
+		echo "usage: deps.sh [all|demo] [--packages-only]" >&2
+		exit 2
+		;;
+	esac
+done
+[[ $what == demo ]] || packages+=("${for_tests[@]}")
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 die() {
@@ -131,7 +147,7 @@ mapfile -t want < <(missing)
 if ((${#want[@]})) || { lists_missing && ! have_kernel; }; then
 	can_root || die "not root, and packages are missing: ${want[*]:-apt lists}
 deps: run this once, then again what you ran:
-  sudo $(realpath "$0") --packages-only"
+  sudo $(realpath "$0") $what --packages-only"
 	if lists_missing; then timed "apt-get update" update_lists; fi
 fi
 if ((${#want[@]})); then install_packages "${want[@]}"; fi

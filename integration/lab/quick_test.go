@@ -119,7 +119,8 @@ func TestQuickDatabase(t *testing.T) {
 	n := must[Numbers](t)(db.Numbers(ctx))
 	last := record[len(record)-1]
 	ok(n.Check(record, last.Committed.Add(1), last.Committed.Add(1)))
-	t.Logf("FIGURE commits recorded: %d, largest gap %v", len(record), LargestGap(record, time.Time{}, time.Time{}))
+	t.Logf("FIGURE commits recorded: %d", len(record))
+	t.Logf("FIGURE largest gap between commits: %v", LargestGap(record, time.Time{}, time.Time{}))
 	if n.Count < int64(len(before)) {
 		t.Errorf("%d rows, %d recorded before", n.Count, len(before))
 	}

@@ -19,6 +19,9 @@ func tgtdLUN(t *testing.T, backing string) LUN {
 	if _, err := exec.LookPath("tgtd"); err != nil {
 		t.Skip("needs tgtd (Debian: tgt)")
 	}
+	if out, err := exec.Command("tgtd", "--version").Output(); err == nil {
+		t.Logf("PEER tgtd %s", strings.TrimSpace(string(out)))
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
