@@ -85,7 +85,7 @@ func readCopies(dev lun.Device, sector int, protective bool) (*Table, error) {
 		// GPT disk, and then the MBR is the damaged part.
 		if perr == nil {
 			return nil, &lun.FormatError{Format: "gpt", Offset: 0, Field: "protective MBR",
-				Reason: "is missing although there is a valid GPT header: the first sector was overwritten"}
+				Reason: "is missing although there is a valid GPT header: the first sector was overwritten, or the header is left over"}
 		}
 		return nil, lun.ErrNotFormat
 	}

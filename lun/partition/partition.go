@@ -68,13 +68,20 @@ func Read(dev lun.Device) (*Table, error) {
 	}
 	protective := hasProtective(boot)
 	g, err := readGPT(dev, logical, protective)
-	switch {
-	case err != nil:
-		return nil, err
-	case g != nil:
+	if g != nil {
 		return g, nil
 	}
-	return readMBR(dev, boot, logical)
+	t, mbrErr := readMBR(dev, boot, logical)
+	if err == nil {
+		return t, mbrErr
+	}
+	if !protective && mbrErr == nil && len(t.Partitions) > 0 {
+		// A disk that was partitioned anew with an old tool. Kernels take the
+		// MBR as well when it announces no GPT.
+		t.Damage = append(t.Damage, err)
+		return t, nil
+	}
+	return nil, err
 }
 
 // checkOverlap refuses partitions that share bytes. Nothing that is nested

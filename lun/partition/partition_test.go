@@ -278,6 +278,20 @@ func TestOneGoodCopyIsUsed(t *testing.T) {
 	}
 }
 
+// TestLeftOverGPT: a disk that was partitioned anew keeps an old header.
+func TestLeftOverGPT(t *testing.T) {
+	old, _ := disk(t, 512, gptScript)
+	d, want := disk(t, 512, mbrScript)
+	copy(d.b[512:34*512], old.b[512:34*512])
+	got, err := partition.Read(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Scheme != partition.MBR || len(got.Partitions) != len(want) || len(got.Damage) != 1 {
+		t.Errorf("%s, %d partitions, damage %v", got.Scheme, len(got.Partitions), got.Damage)
+	}
+}
+
 func TestNotPartitioned(t *testing.T) {
 	fat := make([]byte, 1<<20)
 	copy(fat, []byte{0xEB, 0x3C, 0x90})
