@@ -63,7 +63,10 @@ func volumesResult(vs []Volume) result {
 // volumeResult is one volume in full.
 func volumeResult(v Volume) result {
 	r := volumesResult([]Volume{v})
-	r.value = ordered{{"version", 1}, {"volume", v}}
+	r.value = struct {
+		Version int `json:"version"`
+		Volume
+	}{1, v}
 	r.text = func(w io.Writer, p *paper) error {
 		line := func(name, value string) {
 			if value != "" {
