@@ -3,9 +3,12 @@ package lab
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // kernelArgs keep the guest's start short and its console readable.
@@ -93,14 +96,11 @@ func diskArgs(disks []Disk, dir string) ([]string, error) {
 				proto["user"], proto["password-secret"] = l.User, id
 			}
 		}
-		node, err := json.Marshal(map[string]any{
-			"driver": "raw", "node-name": d.ID + "-node", "read-only": d.ReadOnly, "discard": "unmap", "file": proto,
-			"cache": map[string]bool{"direct": d.Cache == "none", "no-flush": d.Cache == "unsafe"},
-		})
+		block, err := blockArgs(d, proto)
 		if err != nil {
-			return nil, fmt.Errorf("lab: disk %s: %w", d.ID, err)
+			return nil, err
 		}
-		a = append(a, "-blockdev", string(node))
+		a = append(a, block...)
 		dev := fmt.Sprintf(",id=%s,drive=%s-node", d.ID, d.ID)
 		if d.Bus == VirtioBlk {
 			dev = "virtio-blk-pci" + dev
@@ -120,4 +120,24 @@ func diskArgs(disks []Disk, dir string) ([]string, error) {
 		a = append(a, "-device", dev)
 	}
 	return a, nil
+}
+
+// blockArgs adds the disk's block node. What a guest writes to a scratch disk
+// goes to a temporary file of QEMU's own, which only -drive can make.
+func blockArgs(d Disk, proto map[string]any) ([]string, error) {
+	if d.Scratch {
+		drive := "if=none,id=" + d.ID + "-node,snapshot=on,driver=raw"
+		for _, k := range slices.Sorted(maps.Keys(proto)) {
+			drive += fmt.Sprintf(",file.%s=%s", k, strings.ReplaceAll(fmt.Sprint(proto[k]), ",", ",,"))
+		}
+		return []string{"-drive", drive}, nil
+	}
+	node, err := json.Marshal(map[string]any{
+		"driver": "raw", "node-name": d.ID + "-node", "read-only": d.ReadOnly, "discard": "unmap", "file": proto,
+		"cache": map[string]bool{"direct": d.Cache == "none", "no-flush": d.Cache == "unsafe"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lab: disk %s: %w", d.ID, err)
+	}
+	return []string{"-blockdev", string(node)}, nil
 }

@@ -81,7 +81,9 @@ type Disk struct {
 	// "writeback", or "unsafe" (flushes ignored).
 	Cache    string
 	ReadOnly bool
-	Serial   string // at most 20 characters for virtio-blk
+	// Scratch disks are never written: what the guest writes is gone with it.
+	Scratch bool
+	Serial  string // at most 20 characters for virtio-blk
 }
 
 // LUN names a logical unit for QEMU's iSCSI initiator.
