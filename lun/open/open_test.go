@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cleave-san/cleave/lun"
@@ -28,8 +29,14 @@ func (m memory) ReadAt(p []byte, off int64) (int, error) {
 	return copy(p, m[off:]), nil
 }
 
+// images are unpacked once; no test changes one in place.
+var images sync.Map
+
 func image(t testing.TB, name string) memory {
 	t.Helper()
+	if m, ok := images.Load(name); ok {
+		return m.(memory)
+	}
 	in, err := os.Open(filepath.Join("..", "testdata", name+".img.zst"))
 	if err != nil {
 		t.Fatal(err)
@@ -44,6 +51,7 @@ func image(t testing.TB, name string) memory {
 	if err != nil {
 		t.Fatal(err)
 	}
+	images.Store(name, memory(b))
 	return b
 }
 
