@@ -17,8 +17,8 @@ import (
 type proxy struct {
 	server http.Server
 	delay  atomic.Int64 // of a split, in nanoseconds
-	// held, if set, is told of each split before it is passed on.
-	held atomic.Pointer[func()]
+	// Told of each split before it is passed on, and before its reply is.
+	before, after atomic.Pointer[func()]
 }
 
 func newProxy(listen, to string) (*proxy, error) {
@@ -36,15 +36,19 @@ func newProxy(listen, to string) (*proxy, error) {
 			return d.DialContext(ctx, "unix", to)
 		}},
 		FlushInterval: -1,
+		ModifyResponse: func(r *http.Response) error {
+			if isSplit(r.Request) {
+				tell(&p.after)
+			}
+			return nil
+		},
 		ErrorHandler: func(http.ResponseWriter, *http.Request, error) {
 			panic(http.ErrAbortHandler) // cut the connection, as the array's death would
 		},
 	}
 	p.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if isSplit(r) {
-			if f := p.held.Load(); f != nil {
-				(*f)()
-			}
+			tell(&p.before)
 			select {
 			case <-time.After(time.Duration(p.delay.Load())):
 			case <-r.Context().Done():
@@ -68,11 +72,23 @@ func (p *proxy) Close() error {
 	return nil
 }
 
+func tell(who *atomic.Pointer[func()]) {
+	if f := who.Load(); f != nil {
+		(*f)()
+	}
+}
+
 // OnSplit has f told of each split before the array is; nil: nobody.
-func (s *Stage) OnSplit(f func()) {
+func (s *Stage) OnSplit(f func()) { set(&s.proxy.before, f) }
+
+// OnSplitReply has f told when the array has answered a split, before the
+// control plane hears of it; nil: nobody.
+func (s *Stage) OnSplitReply(f func()) { set(&s.proxy.after, f) }
+
+func set(who *atomic.Pointer[func()], f func()) {
 	if f == nil {
-		s.proxy.held.Store(nil)
+		who.Store(nil)
 		return
 	}
-	s.proxy.held.Store(&f)
+	who.Store(&f)
 }

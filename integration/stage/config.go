@@ -1,0 +1,31 @@
+package stage
+
+import (
+	"fmt"
+	"strings"
+)
+
+// config is the control plane's configuration, in the words an operator would
+// use. Its array socket is the proxy's.
+func (s *Stage) config() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `version: 1
+state: %s
+socket: %s
+arrays:
+  - name: main
+    type: embedded
+    socket: %s
+writers:
+  - type: qemu
+    vms:
+`, s.path("serve"), s.path("c.sock"), s.path("p.sock"))
+	for _, m := range s.vms {
+		fmt.Fprintf(&b, "      - name: %s\n        qmp: %s\n", m.Name(), m.QMPSocket())
+		if a := m.AgentSocket(); a != "" {
+			fmt.Fprintf(&b, "        agent: %s\n", a)
+		}
+	}
+	fmt.Fprintf(&b, "recovery:\n  overlay: %s\n", s.path("views"))
+	return b.String()
+}
