@@ -2,6 +2,7 @@ package stage
 
 import (
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -22,10 +23,16 @@ writers:
 `, s.path("serve"), s.path("c.sock"), s.path("p.sock"))
 	for _, m := range s.vms {
 		fmt.Fprintf(&b, "      - name: %s\n        qmp: %s\n", m.Name(), m.QMPSocket())
-		if a := m.AgentSocket(); a != "" {
+		if a := m.AgentSocket(); exists(a) {
 			fmt.Fprintf(&b, "        agent: %s\n", a)
 		}
 	}
 	fmt.Fprintf(&b, "recovery:\n  overlay: %s\n", s.path("views"))
 	return b.String()
+}
+
+// exists tells a VM with an agent's channel from one without.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
