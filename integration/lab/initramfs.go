@@ -172,6 +172,7 @@ func guestConf(v VM, pgTemplate string) string {
 	} else {
 		set("LAB_AGENT", "1")
 	}
+	set("LAB_DISKS", strings.Join(v.devices(), " "))
 	for i, d := range v.devices() {
 		set(fmt.Sprintf("LAB_DISK%d", i+1), d)
 	}

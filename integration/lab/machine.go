@@ -190,7 +190,8 @@ func (m *Machine) AgentSocket() string { return m.path(fileAgent) }
 func (m *Machine) ConsoleLog() string { return m.path(fileConsole) }
 
 // Record is the host's file that receives what the guest writes to its port
-// /dev/virtio-ports/cleave.lab.record.
+// /dev/virtio-ports/cleave.lab.record. A VM booted again in the same VM.Dir
+// appends to it.
 func (m *Machine) Record() string { return m.path(fileRecord) }
 
 // Disks are the guest's names of the disks, in the order given to Boot.

@@ -42,7 +42,7 @@ func qemuArgs(v VM, k kernel, accel, dir string, ports map[int]int) ([]string, e
 		"-device", "virtio-serial-pci,id=ports",
 		"-chardev", "socket,id=control,server=off,path=" + in(fileControl),
 		"-device", "virtserialport,bus=ports.0,chardev=control,name=cleave.lab.control",
-		"-chardev", "file,id=record,path=" + in(fileRecord),
+		"-chardev", "file,id=record,append=on,path=" + in(fileRecord),
 		"-device", "virtserialport,bus=ports.0,chardev=record,name=cleave.lab.record",
 	}
 	a = append(a, accelArgs(accel)...)
