@@ -136,7 +136,7 @@ func (r *run) splitAll(ctx context.Context) error {
 
 // splitGroup splits, and where no answer came asks the array what it did.
 func splitGroup(ctx context.Context, g group, tag driver.Tag) ([]driver.Snapshot, error) {
-	snaps, err := g.array.SplitGroup(ctx, tag, g.volumes)
+	snaps, err := g.array.Split(ctx, tag, g.volumes)
 	if arrays.KindOf(err) != driver.OutcomeUnknown {
 		return snaps, err
 	}

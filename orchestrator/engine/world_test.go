@@ -73,7 +73,7 @@ func offline(name string) orchestrator.VM {
 
 func (w *world) engine(j journal.Journal) *engine.Engine {
 	e, err := engine.New(engine.Config{
-		Journal: j, Writers: []writerI{w.writer}, Arrays: []*arrays.Array{arrays.New("a", w.array)},
+		Journal: j, Writers: []writerI{w.writer}, Arrays: []*arrays.Array{arrays.New("a", w.array, arrays.Options{})},
 		Publisher: w.luns, Recoverer: w.views, UndoRetry: time.Millisecond,
 	})
 	if err != nil {
