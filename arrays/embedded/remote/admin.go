@@ -1,0 +1,126 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/lun"
+)
+
+// Status asks for the data plane at a glance.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	err = c.call(ctx, "asking for the status", http.MethodGet, "/status", nil, &s)
+	return s, err
+}
+
+// Events returns those after a sequence number that are still kept, oldest
+// first.
+func (c *Client) Events(ctx context.Context, after uint64) (es []Event, err error) {
+	err = c.call(ctx, "asking for events", http.MethodGet, fmt.Sprintf("/events?after=%d", after), nil, &es)
+	return es, err
+}
+
+// Volumes lists the volumes by name. Wherever a VolumeID is asked for, a name
+// does as well.
+func (c *Client) Volumes(ctx context.Context) (vs []Volume, err error) {
+	err = c.call(ctx, "listing volumes", http.MethodGet, "/volumes", nil, &vs)
+	return vs, err
+}
+
+// Volume describes one volume.
+func (c *Client) Volume(ctx context.Context, v driver.VolumeID) (info Volume, err error) {
+	err = c.call(ctx, fmt.Sprintf("asking for volume %q", v), http.MethodGet, "/volumes/"+esc(v), nil, &info)
+	return info, err
+}
+
+// CreateVolume makes a volume of size bytes with one mirror in each pool named.
+func (c *Client) CreateVolume(ctx context.Context, name string, size int64, pools []string) (v Volume, err error) {
+	err = c.call(ctx, fmt.Sprintf("creating volume %q", name), http.MethodPost, "/volumes", CreateVolumeRequest{name, size, pools}, &v)
+	return v, err
+}
+
+// DeleteVolume deletes a volume that nobody uses. One that is not there is
+// success.
+func (c *Client) DeleteVolume(ctx context.Context, v driver.VolumeID) error {
+	return c.call(ctx, fmt.Sprintf("deleting volume %q", v), http.MethodDelete, "/volumes/"+esc(v), nil, nil)
+}
+
+// ResizeVolume makes a volume larger; initiators are told.
+func (c *Client) ResizeVolume(ctx context.Context, v driver.VolumeID, size int64) (info Volume, err error) {
+	err = c.call(ctx, fmt.Sprintf("resizing volume %q", v), http.MethodPost, "/volumes/"+esc(v)+"/resize", ResizeRequest{size}, &info)
+	return info, err
+}
+
+// ExposeVolume serves a volume to initiators, besides those that have it
+// already.
+func (c *Client) ExposeVolume(ctx context.Context, v driver.VolumeID, initiators []string, readOnly bool) (p driver.Path, err error) {
+	err = c.call(ctx, fmt.Sprintf("exposing volume %q", v), http.MethodPost, "/volumes/"+esc(v)+"/expose", ExposeVolumeRequest{initiators, readOnly}, &p)
+	return p, err
+}
+
+// UnexposeVolume takes the volume's LUN away from everybody.
+func (c *Client) UnexposeVolume(ctx context.Context, v driver.VolumeID) error {
+	return c.call(ctx, fmt.Sprintf("unexposing volume %q", v), http.MethodDelete, "/volumes/"+esc(v)+"/expose", nil, nil)
+}
+
+// AddMirror gives a volume another mirror and begins to fill it.
+func (c *Client) AddMirror(ctx context.Context, v driver.VolumeID, pool string) (m Mirror, err error) {
+	err = c.call(ctx, fmt.Sprintf("adding a mirror to volume %q", v), http.MethodPost, "/volumes/"+esc(v)+"/mirrors", AddMirrorRequest{pool}, &m)
+	return m, err
+}
+
+// RemoveMirror takes a mirror away for good.
+func (c *Client) RemoveMirror(ctx context.Context, v driver.VolumeID, m lun.Identity) error {
+	return c.call(ctx, fmt.Sprintf("removing mirror %s of volume %q", m, v), http.MethodDelete, "/volumes/"+esc(v)+"/mirrors/"+m.String(), nil, nil)
+}
+
+// WaitInSync returns when nothing is being copied to the volume's mirrors.
+func (c *Client) WaitInSync(ctx context.Context, v driver.VolumeID) error {
+	return c.call(ctx, fmt.Sprintf("waiting for volume %q", v), http.MethodGet, "/volumes/"+esc(v)+"/in-sync", nil, nil)
+}
+
+// Snapshots lists all splits.
+func (c *Client) Snapshots(ctx context.Context) (ss []Snapshot, err error) {
+	err = c.call(ctx, "listing snapshots", http.MethodGet, "/snapshots", nil, &ss)
+	return ss, err
+}
+
+// Initiators lists who may log in.
+func (c *Client) Initiators(ctx context.Context) (is []Initiator, err error) {
+	err = c.call(ctx, "listing initiators", http.MethodGet, "/initiators", nil, &is)
+	return is, err
+}
+
+// SetInitiator lets an initiator log in with its secrets, from its next login
+// on.
+func (c *Client) SetInitiator(ctx context.Context, i Initiator) error {
+	return c.call(ctx, fmt.Sprintf("adding initiator %q", i.IQN), http.MethodPut, "/initiators/"+esc(i.IQN), i, nil)
+}
+
+// RemoveInitiator forgets an initiator's secrets. One that still sees a LUN is
+// Busy; one that is not there is success.
+func (c *Client) RemoveInitiator(ctx context.Context, iqn string) error {
+	return c.call(ctx, fmt.Sprintf("removing initiator %q", iqn), http.MethodDelete, "/initiators/"+esc(iqn), nil, nil)
+}
+
+// Publish serves a recovered view as a LUN. Repeated with the same name and
+// identity it returns the same LUN, where Writable may be raised and the
+// socket be another one.
+func (c *Client) Publish(ctx context.Context, p Publication) (path driver.Path, err error) {
+	err = c.call(ctx, fmt.Sprintf("publishing view %q", p.Name), http.MethodPost, "/publications", p, &path)
+	return path, err
+}
+
+// Withdraw takes a published view's LUN away. One that is not there is success.
+func (c *Client) Withdraw(ctx context.Context, name string) error {
+	return c.call(ctx, fmt.Sprintf("withdrawing view %q", name), http.MethodDelete, "/publications?name="+url.QueryEscape(name), nil, nil)
+}
+
+// Pools lists the pools.
+func (c *Client) Pools(ctx context.Context) ([]Pool, error) {
+	s, err := c.Status(ctx)
+	return s.Pools, err
+}

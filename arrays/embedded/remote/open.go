@@ -1,0 +1,167 @@
+package remote
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/lun"
+)
+
+// Headers of the answer that hands over a descriptor.
+const (
+	HeaderIdentity = "Cleave-Identity"
+	HeaderSize     = "Cleave-Size"
+	// Protocol is what the connection is upgraded to: the answer carries the
+	// descriptor (SCM_RIGHTS), and the snapshot is in use until either side
+	// closes the connection.
+	Protocol = "cleave-descriptor"
+)
+
+// device is a snapshot whose file this process has open by the data plane's
+// leave.
+type device struct {
+	conn *net.UnixConn // the snapshot is in use while it is open
+	f    *os.File
+	size int64
+	id   lun.Identity
+	once sync.Once
+}
+
+var (
+	_ lun.Filer      = (*device)(nil)
+	_ lun.Identified = (*device)(nil)
+	_ io.Closer      = (*device)(nil)
+)
+
+// Open implements driver.Opener. The device is read-only and a lun.Filer. The
+// snapshot can't be deleted or resynced before it is closed, or this process
+// ends; a descriptor that was handed on does not count.
+func (c *Client) Open(ctx context.Context, s driver.SnapshotID) (lun.Device, error) {
+	what := fmt.Sprintf("opening snapshot %s", s)
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, c.lost(what, false, err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	d, err := c.handover(conn, what, s)
+	if !stop() && err == nil {
+		d.Close()
+		err = c.lost(what, false, ctx.Err())
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (c *Client) handover(conn *net.UnixConn, what string, s driver.SnapshotID) (*device, error) {
+	req, err := http.NewRequest(http.MethodPost, "http://dataplane/"+Version+"/snapshots/"+esc(s)+"/open", nil)
+	if err != nil {
+		return nil, driver.Errorf(driver.InvalidRequest, "%s: %w", what, err)
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", Protocol)
+	if err := req.Write(conn); err != nil {
+		return nil, c.lost(what, false, err)
+	}
+	// The descriptor comes with the first bytes of the answer.
+	buf, oob := make([]byte, 16<<10), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := conn.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return nil, c.lost(what, false, err)
+	}
+	fd := descriptor(oob[:oobn])
+	resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(buf[:n]), conn)), req)
+	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // without it, the status has to do
+		err = fault(what, resp.StatusCode, body)
+	} else if err != nil {
+		err = c.lost(what, false, err)
+	}
+	if err == nil && fd < 0 {
+		err = c.lost(what, false, errors.New("answer lacks the descriptor"))
+	}
+	d := &device{conn: conn}
+	if err == nil {
+		d.size, err = strconv.ParseInt(resp.Header.Get(HeaderSize), 10, 64)
+	}
+	if err == nil {
+		d.id, err = lun.ParseIdentity(resp.Header.Get(HeaderIdentity))
+	}
+	if err != nil {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return nil, err
+	}
+	d.f = os.NewFile(uintptr(fd), "snapshot "+string(s))
+	return d, nil
+}
+
+// descriptor takes the one descriptor out of a control message, -1 if there is
+// none.
+func descriptor(oob []byte) int {
+	ms, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return -1
+	}
+	fd := -1
+	for _, m := range ms {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			continue
+		}
+		for _, n := range fds {
+			if fd < 0 {
+				unix.CloseOnExec(n)
+				fd = n
+			} else {
+				unix.Close(n)
+			}
+		}
+	}
+	return fd
+}
+
+func (d *device) Size() int64                        { return d.size }
+func (d *device) Sync() error                        { return nil }
+func (d *device) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
+func (d *device) Blocks() (logical, physical int)    { return 512, 4096 }
+func (d *device) Identity() lun.Identity             { return d.id }
+
+// File is the read-only descriptor, owned by the device.
+func (d *device) File() *os.File { return d.f }
+
+func (d *device) ReadAt(p []byte, off int64) (int, error) {
+	if err := lun.CheckRange(off, int64(len(p)), d.size); err != nil {
+		return 0, fmt.Errorf("%s: %d bytes at %d: %w", d.f.Name(), len(p), off, err)
+	}
+	n, err := d.f.ReadAt(p, off)
+	switch {
+	case errors.Is(err, os.ErrClosed):
+		err = fmt.Errorf("%s: %w", d.f.Name(), lun.ErrClosed)
+	case errors.Is(err, io.EOF):
+		err = fmt.Errorf("%s: file ends at %d: %w", d.f.Name(), off+int64(n), io.ErrUnexpectedEOF)
+	}
+	return n, err
+}
+
+// Close gives the snapshot back. Closing twice is nothing.
+func (d *device) Close() error {
+	var err error
+	d.once.Do(func() { err = errors.Join(d.f.Close(), d.conn.Close()) })
+	return err
+}

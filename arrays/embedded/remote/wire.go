@@ -1,0 +1,157 @@
+package remote
+
+import (
+	"time"
+
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/lun"
+)
+
+// Version of the protocol; it is the first part of every path.
+const Version = "v1"
+
+// Volume is a volume with what an operator wants to know of it.
+type Volume struct {
+	driver.Volume
+	Created         time.Time           `json:"created,omitzero"`
+	Wanted          int                 `json:"wanted"` // mirrors it should have, those split off included
+	Replicas        []Mirror            `json:"replicas"`
+	Snapshots       []driver.SnapshotID `json:"snapshots,omitempty"`
+	UnmirroredSince time.Time           `json:"unmirroredSince,omitzero"`
+	Recovering      int64               `json:"recovering,omitempty"` // bytes to compare after a crash
+	UsedBy          []string            `json:"usedBy,omitempty"`
+	LUN             *LUN                `json:"lun,omitempty"`
+}
+
+// Mirror is one mirror of a volume.
+type Mirror struct {
+	ID     lun.Identity        `json:"id"`
+	Pool   string              `json:"pool"`
+	File   string              `json:"file"`
+	State  driver.ReplicaState `json:"state"`
+	Reason string              `json:"reason,omitempty"`
+	Copied int64               `json:"copied,omitempty"` // bytes …
+	ToCopy int64               `json:"toCopy,omitempty"` // … of
+}
+
+// Snapshot is a split with what an operator wants to know of it.
+type Snapshot struct {
+	driver.Snapshot
+	VolumeName  string   `json:"volumeName"`
+	Pool        string   `json:"pool"`
+	File        string   `json:"file"`
+	Reason      string   `json:"reason,omitempty"`
+	UsedBy      []string `json:"usedBy,omitempty"`
+	ResyncBytes int64    `json:"resyncBytes"`
+	LUN         *LUN     `json:"lun,omitempty"`
+}
+
+// LUN is how initiators reach a volume, snapshot or view.
+type LUN struct {
+	driver.Path
+	Kind       string   `json:"kind"` // "volume", "snapshot", "view"
+	Of         string   `json:"of"`   // the volume's or snapshot's ID, the view's name
+	Initiators []string `json:"initiators"`
+	// Problem says why its device can't be reached now; empty if it can.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Pool is a directory that holds mirrors.
+type Pool struct {
+	Name   string `json:"name"`
+	Dir    string `json:"dir"`
+	Size   int64  `json:"size"`
+	Free   int64  `json:"free"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Initiator may log in. Secrets go in and never come out.
+type Initiator struct {
+	IQN        string   `json:"iqn"`
+	User       string   `json:"user,omitempty"` // CHAP; empty: none
+	MutualUser string   `json:"mutualUser,omitempty"`
+	Sessions   int      `json:"sessions"`
+	LUNs       []uint64 `json:"luns,omitempty"`
+
+	// Only in requests: the secrets, or the absolute paths of files that hold
+	// them. Files are read anew at each start of the data plane.
+	Secret           string `json:"secret,omitempty"`
+	SecretFile       string `json:"secretFile,omitempty"`
+	MutualSecret     string `json:"mutualSecret,omitempty"`
+	MutualSecretFile string `json:"mutualSecretFile,omitempty"`
+}
+
+// Publication is a recovered view to be served as a LUN.
+type Publication struct {
+	Name       string       `json:"name"`   // its name from now on
+	Socket     string       `json:"socket"` // absolute path of a unix socket that speaks NBD
+	Export     string       `json:"export"`
+	Identity   lun.Identity `json:"identity"`
+	Initiators []string     `json:"initiators"`
+	Writable   bool         `json:"writable,omitempty"`
+}
+
+// Status is the data plane at a glance.
+type Status struct {
+	IQN      string    `json:"iqn"`
+	Portals  []string  `json:"portals"`
+	Started  time.Time `json:"started"`
+	PID      int       `json:"pid"`
+	Sessions []Session `json:"sessions"`
+	LUNs     []LUN     `json:"luns"`
+	Pools    []Pool    `json:"pools"`
+	// Problems are what an operator should look at, one line each. Empty is
+	// healthy.
+	Problems []string `json:"problems"`
+}
+
+// Session is an initiator that is logged in.
+type Session struct {
+	Initiator string    `json:"initiator"`
+	Target    string    `json:"target,omitempty"` // empty: discovery
+	Remote    string    `json:"remote"`
+	Since     time.Time `json:"since"`
+}
+
+// Event is something that happened without having been asked for.
+type Event struct {
+	Seq    uint64    `json:"seq"`
+	At     time.Time `json:"at"`
+	Kind   string    `json:"kind"`
+	Volume string    `json:"volume,omitempty"`
+	Text   string    `json:"text"`
+}
+
+// Fault is the body of every answer that is no success.
+type Fault struct {
+	Error string `json:"error"`
+	Kind  string `json:"kind"`
+}
+
+// The bodies of requests.
+type (
+	CreateVolumeRequest struct {
+		Name  string   `json:"name"`
+		Size  int64    `json:"size"`
+		Pools []string `json:"pools"`
+	}
+	ResizeRequest struct {
+		Size int64 `json:"size"`
+	}
+	ExposeVolumeRequest struct {
+		Initiators []string `json:"initiators"`
+		ReadOnly   bool     `json:"readOnly,omitempty"`
+	}
+	AddMirrorRequest struct {
+		Pool string `json:"pool"`
+	}
+	PrepareRequest struct {
+		Volumes []driver.VolumeID     `json:"volumes"`
+		Options driver.PrepareOptions `json:"options"`
+	}
+	SplitRequest struct {
+		Tag     driver.Tag        `json:"tag"`
+		Volumes []driver.VolumeID `json:"volumes"`
+		Group   bool              `json:"group"` // all at one instant; otherwise one volume
+	}
+)

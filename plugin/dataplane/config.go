@@ -1,0 +1,79 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/cleave-san/cleave/arrays/embedded/remote"
+	"github.com/cleave-san/cleave/iscsi"
+)
+
+// Config is what a data plane runs with. StateDir, Pools, Portals, IQN and
+// Socket are required.
+type Config struct {
+	// StateDir holds the array's records (in "array") and the target's
+	// (target.json, secrets). It must not lie in a pool.
+	StateDir string
+	// Pools are directories by name, one for each disk.
+	Pools map[string]string
+	// Portals are where iSCSI is served, and nowhere else.
+	Portals []netip.AddrPort
+	// Advertise are further addresses by which initiators reach the portals,
+	// e.g. through a NAT. Paths name them first.
+	Advertise []netip.AddrPort
+	// IQN names the one target.
+	IQN iscsi.Name
+	// Socket is the path of the control API.
+	Socket string
+
+	// RequireCHAP refuses initiators without secrets.
+	RequireCHAP bool
+	// Initiators have their secrets in files; they win over those that were
+	// added through the API.
+	Initiators []remote.Initiator
+
+	// ResyncRate limits copying to mirrors, bytes per second; 0: no limit.
+	ResyncRate int64
+	// ViewTimeout is how long a request to a published view may take before
+	// its worker counts as hung. Default 10 s.
+	ViewTimeout time.Duration
+	// SplitDelay is slept before each split. It is for labs that show what a
+	// slow array does.
+	SplitDelay time.Duration
+
+	// Ready, if set, is called once everything is served.
+	Ready func(remote.Status)
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.StateDir == "":
+		return errors.New("data plane: no state directory given")
+	case len(c.Pools) == 0:
+		return errors.New("data plane: no pool given; one directory for each disk")
+	case len(c.Portals) == 0:
+		return errors.New("data plane: no portal given; ADDRESS:PORT to serve iSCSI on")
+	case c.Socket == "":
+		return errors.New("data plane: no control socket given")
+	}
+	if _, err := iscsi.ParseName(string(c.IQN)); err != nil {
+		return fmt.Errorf("data plane: target's name: %w", err)
+	}
+	for _, i := range c.Initiators {
+		if i.Secret != "" || i.MutualSecret != "" {
+			return fmt.Errorf("data plane: initiator %s: a secret belongs into a file", i.IQN)
+		}
+		for _, f := range []string{i.SecretFile, i.MutualSecretFile} {
+			if f != "" && !filepath.IsAbs(f) {
+				return fmt.Errorf("data plane: initiator %s: secret file %q: want an absolute path", i.IQN, f)
+			}
+		}
+	}
+	if c.ViewTimeout <= 0 {
+		c.ViewTimeout = 10 * time.Second
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/cleave-san/cleave/arrays/embedded"
+	"github.com/cleave-san/cleave/iscsi"
+	"github.com/cleave-san/cleave/iscsi/mask"
+	"github.com/cleave-san/cleave/iscsi/target"
+)
+
+// plane is a running data plane.
+type plane struct {
+	ctx     context.Context // ends with Run
+	c       Config
+	log     *slog.Logger
+	array   *embedded.Array
+	target  *target.Server
+	portals []netip.AddrPort // bound
+	events  *events
+	started time.Time
+
+	// handed counts the snapshots whose descriptors others have.
+	handed sync.WaitGroup
+
+	// mu serialises changes of what is exposed to whom. No I/O waits for it.
+	mu      sync.Mutex
+	rec     *record
+	devices map[int]device // by LUN number
+}
+
+// Run serves until ctx ends, and returns nil then, when everything is closed
+// and synced. log may be nil.
+func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	p := &plane{ctx: ctx, c: c, log: log, events: &events{}, started: time.Now(), devices: map[int]device{}}
+	if err := os.MkdirAll(p.secrets(), 0o700); err != nil {
+		return fmt.Errorf("data plane: %w", err)
+	}
+	p.array, err = embedded.Open(ctx, embedded.Options{
+		StateDir: filepath.Join(c.StateDir, "array"), Pools: c.Pools, Logger: log,
+		ResyncRate: c.ResyncRate, OnEvent: p.events.array,
+	})
+	if err != nil {
+		return fmt.Errorf("data plane: %w", err)
+	}
+	defer func() { err = errors.Join(err, p.array.Close()) }()
+	// The array's lock is ours now, so the record is, too.
+	if p.rec, err = loadRecord(p.recordPath()); err != nil {
+		return fmt.Errorf("data plane: %w", err)
+	}
+	p.target = target.New(target.Options{Logger: log, RequireCHAP: c.RequireCHAP, Advertise: c.Advertise})
+	defer func() {
+		err = errors.Join(err, p.target.Close())
+		for _, d := range p.devices {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	if err := p.restore(); err != nil {
+		return fmt.Errorf("data plane: %w", err)
+	}
+	for _, portal := range c.Portals {
+		bound, err := p.target.Listen(ctx, portal)
+		if err != nil {
+			return fmt.Errorf("data plane: portal %s: %w", portal, err)
+		}
+		p.portals = append(p.portals, bound)
+	}
+	// Only now: whoever can ask finds everything served.
+	return p.control(ctx)
+}
+
+func (p *plane) recordPath() string { return filepath.Join(p.c.StateDir, "target.json") }
+func (p *plane) secrets() string    { return filepath.Join(p.c.StateDir, "secrets") }
+
+// restore brings up what was exposed before: credentials, then masks, then
+// LUNs.
+func (p *plane) restore() error {
+	for _, i := range p.rec.Initiators {
+		if err := p.setCredentials(i); err != nil {
+			// Its next login fails; everybody else's I/O must not.
+			p.problem(fmt.Sprintf("initiator %s: %v", i.IQN, err))
+		}
+	}
+	for _, i := range p.c.Initiators {
+		r, err := configured(i)
+		if err == nil {
+			err = p.setCredentials(r)
+		}
+		if err != nil {
+			return fmt.Errorf("initiator %s: %w", i.IQN, err)
+		}
+	}
+	if err := p.target.AddTarget(p.c.IQN, "cleave"); err != nil {
+		return err
+	}
+	for _, l := range p.rec.LUNs {
+		if err := p.mask(p.rec, l.Initiators); err != nil {
+			return err
+		}
+	}
+	for _, l := range p.rec.LUNs {
+		dev, err := p.openDevice(l)
+		if err != nil {
+			p.problem(fmt.Sprintf("LUN %d (%s %s) can't be opened and answers with I/O errors: %v", l.Number, l.Kind, l.Of, err))
+			dev = &away{size: l.Size, why: err}
+		}
+		if err := p.serve(l, dev); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serve puts a device under its LUN number.
+func (p *plane) serve(l lunRecord, dev device) error {
+	_, err := p.target.AddLUN(p.c.IQN, l.Number, target.LUN{Device: dev, Identity: l.Identity, Writable: l.Writable})
+	if err != nil {
+		dev.Close()
+		return fmt.Errorf("LUN %d: %w", l.Number, err)
+	}
+	p.devices[l.Number] = dev
+	return nil
+}
+
+// mask tells the target what each of some initiators sees by a record.
+func (p *plane) mask(r *record, who []iscsi.Name) error {
+	for _, i := range who {
+		if err := p.target.SetMask(p.c.IQN, i, r.grants(i)...); err != nil {
+			return fmt.Errorf("mask of %s: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func (p *plane) problem(text string) {
+	p.log.Error(text)
+	p.events.add("problem", "", text)
+}
+
+// anyone is how "every initiator" is written.
+const anyone = string(mask.Anyone)
