@@ -18,7 +18,7 @@ else, so that production I/O depends on nothing else. It runs until SIGINT or
 SIGTERM; after a restart its volumes are served again first, and initiators ride
 through it.
 
-Flags win over the configuration. It listens on the portal it is told, and
+Flags win over the configuration. It listens on the portals it is told, and
 nowhere else.`,
 		Example: `  cleave array --config /etc/cleave/cleave.yaml
   cleave array --state /var/lib/cleave/array --pool a=/srv/a --pool b=/srv/b --portal 192.0.2.10:3260`,
@@ -41,7 +41,7 @@ nowhere else.`,
 	f.StringVar(&o.Config, "config", a.env("CLEAVE_CONFIG"), "configuration file (YAML)")
 	f.StringVar(&o.State, "state", "", "directory of the array's own records; not in a pool")
 	f.StringArrayVar(&pools, "pool", nil, "pool as NAME=DIRECTORY, one for each disk; repeat it")
-	f.StringVar(&o.Portal, "portal", "", "ADDRESS:PORT to serve iSCSI on")
+	f.StringArrayVar(&o.Portals, "portal", nil, "ADDRESS:PORT to serve iSCSI on; repeat it for several")
 	f.StringVar(&o.IQN, "iqn", "", "name of the iSCSI target")
 	return c
 }

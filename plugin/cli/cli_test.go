@@ -46,7 +46,7 @@ func parts(socket string, storage Storage) Parts {
 //	cleave ARGS…   runs the command line in this process
 //	status N       the exit status of the last cleave
 //	released N     how many sets were released
-//	secret IQN S   which CHAP secret the initiator was added with
+//	secret IQN F   which file with a CHAP secret the initiator was added with
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/script/*.txtar")
 	if err != nil {
@@ -111,7 +111,7 @@ func TestScripts(t *testing.T) {
 			},
 			"secret": func(ts *testscript.TestScript, _ bool, args []string) {
 				if got := get(ts).storage.secrets[args[0]]; got != args[1] {
-					ts.Fatalf("secret %q, want %q", got, args[1])
+					ts.Fatalf("secret file %q, want %q", got, args[1])
 				}
 			},
 		},

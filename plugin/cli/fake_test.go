@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -309,14 +310,14 @@ func (f *fakeStorage) Initiators(context.Context) ([]Initiator, error) {
 	return slices.Clone(f.initiators), nil
 }
 
-func (f *fakeStorage) AddInitiator(_ context.Context, i Initiator, secret, _ []byte) error {
+func (f *fakeStorage) AddInitiator(_ context.Context, i Initiator, secretFile, _ string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.initiators = append(f.initiators, i)
 	if f.secrets == nil {
 		f.secrets = map[string]string{}
 	}
-	f.secrets[i.IQN] = string(secret)
+	f.secrets[i.IQN] = filepath.Base(secretFile)
 	return nil
 }
 

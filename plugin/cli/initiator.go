@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -30,8 +31,9 @@ func (a *app) initiatorAddCommand() *cobra.Command {
 		Use:   "add IQN",
 		Short: "Let an initiator log in",
 		Long: `Let an initiator log in, with CHAP where a user and a secret are given. Secrets
-are read from files, never from the command line; 12 to 256 bytes, a newline at
-the end is left out (RFC 7143 section 9.2.1).`,
+are in files, never on the command line: 12 to 256 bytes, a newline at the end is
+left out (RFC 7143 section 9.2.1). The data plane reads the files at each of its
+starts, so they stay where they are.`,
 		Example: `  cleave initiator add iqn.1993-08.org.debian:01:host1
   cleave initiator add iqn.1993-08.org.debian:01:host1 --chap-user host1 --chap-secret-file host1.secret`,
 		Args: cobra.ExactArgs(1),
@@ -41,16 +43,14 @@ the end is left out (RFC 7143 section 9.2.1).`,
 				return err
 			}
 			i.IQN = iqns[0]
-			secret, err := readSecret("--chap-secret-file", i.User, secretFile)
-			if err != nil {
+			if secretFile, err = checkSecret("--chap-secret-file", i.User, secretFile); err != nil {
 				return err
 			}
-			mutual, err := readSecret("--mutual-secret-file", i.Mutual, mutualFile)
-			if err != nil {
+			if mutualFile, err = checkSecret("--mutual-secret-file", i.Mutual, mutualFile); err != nil {
 				return err
 			}
 			return a.withStorage(func(s Storage) error {
-				if err := s.AddInitiator(c.Context(), i, secret, mutual); err != nil {
+				if err := s.AddInitiator(c.Context(), i, secretFile, mutualFile); err != nil {
 					return err
 				}
 				_, err := fmt.Fprintln(a.Out, i.IQN)
@@ -68,32 +68,36 @@ the end is left out (RFC 7143 section 9.2.1).`,
 	return c
 }
 
-// readSecret reads the CHAP secret of user, if there is one.
-func readSecret(flag, user, path string) ([]byte, error) {
+// checkSecret looks at the file with user's CHAP secret, if there is a user, and
+// returns its absolute path.
+func checkSecret(flag, user, path string) (string, error) {
 	if user == "" {
-		return nil, nil
+		return "", nil
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", flag, err)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
+		return "", fmt.Errorf("%s: %w", flag, err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
+		return "", fmt.Errorf("%s: %w", flag, err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, hint(usagef("%s: %s may be read by other users", flag, path), "`chmod 600 %s`", path)
+		return "", hint(usagef("%s: %s may be read by other users", flag, path), "`chmod 600 %s`", path)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, 300))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
+		return "", fmt.Errorf("%s: %w", flag, err)
 	}
-	b = bytes.TrimRight(b, "\r\n")
-	if len(b) < 12 || len(b) > 256 {
-		return nil, usagef("%s: the secret in %s has %d bytes, want 12 to 256", flag, path, len(b))
+	if n := len(bytes.TrimRight(b, "\r\n")); n < 12 || n > 256 {
+		return "", usagef("%s: the secret in %s has %d bytes, want 12 to 256", flag, path, n)
 	}
-	return b, nil
+	return path, nil
 }
 
 func (a *app) initiatorListCommand() *cobra.Command {

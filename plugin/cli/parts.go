@@ -42,12 +42,12 @@ type Control interface {
 // ArrayOptions is what `cleave array` was told. Empty fields leave the
 // configuration's word.
 type ArrayOptions struct {
-	Config string // path; "" if there is none
-	Socket string
-	State  string
-	Pools  map[string]string // directory by name
-	Portal string
-	IQN    string
+	Config  string // path; "" if there is none
+	Socket  string
+	State   string
+	Pools   map[string]string // directory by name
+	Portals []string
+	IQN     string
 }
 
 // ServeOptions is what `cleave serve` was told.
@@ -73,9 +73,10 @@ type Storage interface {
 	Resync(ctx context.Context, snapshot string) error
 
 	Initiators(ctx context.Context) ([]Initiator, error)
-	// AddInitiator lets an initiator log in. Secrets are the content of files;
-	// empty is an initiator without CHAP.
-	AddInitiator(ctx context.Context, i Initiator, secret, mutual []byte) error
+	// AddInitiator lets an initiator log in. Secrets are in files, named by
+	// absolute paths, that the data plane reads at each start; an initiator
+	// without a user has no CHAP.
+	AddInitiator(ctx context.Context, i Initiator, secretFile, mutualFile string) error
 	RemoveInitiator(ctx context.Context, iqn string) error
 
 	Pools(ctx context.Context) ([]Pool, error)

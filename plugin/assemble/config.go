@@ -1,0 +1,253 @@
+package assemble
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cleave-san/cleave/iscsi"
+	"github.com/cleave-san/cleave/orchestrator"
+	"github.com/cleave-san/cleave/orchestrator/writer/qemu"
+)
+
+// Config is cleave.yaml. Paths in it are relative to the file's own directory.
+type Config struct {
+	// Version of the file's form: 1.
+	Version int `koanf:"version"`
+	// State is the directory of the control plane's journal and of the views
+	// that it started. It survives restarts and belongs to nobody else.
+	State string `koanf:"state"`
+	// Socket is where the control plane answers.
+	Socket string `koanf:"socket"`
+
+	Arrays   []ArrayConfig  `koanf:"arrays"`
+	Writers  []WriterConfig `koanf:"writers"`
+	Policy   PolicyConfig   `koanf:"policy"`
+	Recovery RecoveryConfig `koanf:"recovery"`
+
+	// DataPlane is what `cleave array` serves; the control plane does not read
+	// it, except to start one by --with-array.
+	DataPlane DataPlaneConfig `koanf:"dataPlane"`
+}
+
+// ArrayConfig is one storage array.
+type ArrayConfig struct {
+	Name string `koanf:"name"` // the operator's, as it appears in results
+	Type string `koanf:"type"` // "embedded"
+	// Socket of the data plane, for type embedded.
+	Socket string `koanf:"socket"`
+}
+
+// WriterConfig is a host with its VMs. There is at most one of each type.
+type WriterConfig struct {
+	Type string    `koanf:"type"` // "qemu"
+	VMs  []qemu.VM `koanf:"vms"`  // for type qemu
+}
+
+// PolicyConfig is what a request that leaves something open gets.
+type PolicyConfig struct {
+	Attempts   int           `koanf:"attempts"`
+	GuestLimit time.Duration `koanf:"guestLimit"`
+	PauseLimit time.Duration `koanf:"pauseLimit"`
+	Lease      time.Duration `koanf:"lease"`
+}
+
+// RecoveryConfig bounds the workers that open guests' disks.
+type RecoveryConfig struct {
+	// Overlay is the directory for what is written to recovered views. Default:
+	// in State.
+	Overlay string `koanf:"overlay"`
+	// OverlayLimit bounds it for each disk, in bytes. Default: 10 GiB.
+	OverlayLimit int64 `koanf:"overlayLimit"`
+	// Memory bounds each worker, in bytes. Default: 1 GiB.
+	Memory int64 `koanf:"memory"`
+}
+
+// DataPlaneConfig is the embedded array and its iSCSI target.
+type DataPlaneConfig struct {
+	Socket string            `koanf:"socket"` // where it is administered
+	State  string            `koanf:"state"`  // its own records; not in a pool
+	Pools  map[string]string `koanf:"pools"`  // directories by name, one for each disk
+	// Portals are where iSCSI is served, address:port; nothing else is listened
+	// on. Advertise are further addresses by which initiators reach them.
+	Portals   []string `koanf:"portals"`
+	Advertise []string `koanf:"advertise"`
+	IQN       string   `koanf:"iqn"` // of its target
+	// RequireCHAP refuses initiators without secrets.
+	RequireCHAP bool              `koanf:"requireCHAP"`
+	Initiators  []InitiatorConfig `koanf:"initiators"`
+	ResyncRate  int64             `koanf:"resyncRate"` // bytes per second for all copying; 0: no limit
+	// ViewTimeout is after which time a recovered view that does not answer
+	// gives I/O errors.
+	ViewTimeout time.Duration `koanf:"viewTimeout"`
+}
+
+// InitiatorConfig is an initiator that may log in, beside those that were added
+// by `cleave initiator add`.
+type InitiatorConfig struct {
+	IQN              string `koanf:"iqn"`
+	User             string `koanf:"user"`       // CHAP; empty: none
+	SecretFile       string `koanf:"secretFile"` // read at each start
+	MutualUser       string `koanf:"mutualUser"` // by which the target proves itself
+	MutualSecretFile string `koanf:"mutualSecretFile"`
+}
+
+// Defaults of what a configuration leaves out. A user other than root has its
+// own places, so that nothing needs root to be tried.
+func defaults(getenv func(string) string, uid int) Config {
+	state, run := "/var/lib/cleave", "/run/cleave"
+	if uid != 0 {
+		home := getenv("HOME")
+		state = filepath.Join(orElse(getenv("XDG_STATE_HOME"), filepath.Join(home, ".local/state")), "cleave")
+		run = filepath.Join(orElse(getenv("XDG_RUNTIME_DIR"), filepath.Join(os.TempDir(), fmt.Sprintf("cleave-%d", uid))), "cleave")
+	}
+	return Config{
+		Version: 1,
+		State:   state,
+		Socket:  filepath.Join(run, "cleave.sock"),
+		Recovery: RecoveryConfig{
+			OverlayLimit: 10 << 30,
+			Memory:       1 << 30,
+		},
+		DataPlane: DataPlaneConfig{
+			Socket:      filepath.Join(run, "array.sock"),
+			State:       filepath.Join(state, "array"),
+			IQN:         "iqn.2026-01.io.github.cleave-san:array",
+			ViewTimeout: 10 * time.Second,
+		},
+	}
+}
+
+// Sockets are where the planes listen if nobody says otherwise.
+func Sockets(getenv func(string) string) (control, array string) {
+	c := defaults(getenv, os.Geteuid())
+	return c.Socket, c.DataPlane.Socket
+}
+
+// resolve makes paths absolute, from dir.
+func (c *Config) resolve(dir string) {
+	paths := []*string{&c.State, &c.Socket, &c.Recovery.Overlay, &c.DataPlane.Socket, &c.DataPlane.State}
+	for i := range c.Arrays {
+		paths = append(paths, &c.Arrays[i].Socket)
+	}
+	for i := range c.Writers {
+		for j := range c.Writers[i].VMs {
+			v := &c.Writers[i].VMs[j]
+			paths = append(paths, &v.QMP, &v.Agent, &v.Config)
+		}
+	}
+	for i := range c.DataPlane.Initiators {
+		paths = append(paths, &c.DataPlane.Initiators[i].SecretFile, &c.DataPlane.Initiators[i].MutualSecretFile)
+	}
+	for _, p := range paths {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	for name, p := range c.DataPlane.Pools {
+		if p != "" && !filepath.IsAbs(p) {
+			c.DataPlane.Pools[name] = filepath.Join(dir, p)
+		}
+	}
+	for i := range c.Arrays { // the array on this host, unless it says otherwise
+		if a := &c.Arrays[i]; a.Type == typeEmbedded && a.Socket == "" {
+			a.Socket = c.DataPlane.Socket
+		}
+	}
+	if len(c.DataPlane.Portals) == 0 {
+		c.DataPlane.Portals = []string{fmt.Sprintf("127.0.0.1:%d", iscsi.DefaultPort)}
+	}
+	if c.Recovery.Overlay == "" {
+		c.Recovery.Overlay = filepath.Join(c.State, "views")
+	}
+}
+
+// maxSocket is the longest path of a unix socket (unix(7): 108 bytes with the
+// final zero).
+const maxSocket = 107
+
+// check says what makes no sense, with the key it stands at.
+func (c *Config) check() error {
+	if c.Version != 1 {
+		return usage("version: %d is not known; this release reads version 1", c.Version)
+	}
+	sockets := map[string]string{"socket": c.Socket, "dataPlane.socket": c.DataPlane.Socket}
+	names := map[string]string{}
+	for i, a := range c.Arrays {
+		at := fmt.Sprintf("arrays[%d]", i)
+		if err := named(names, at, a.Name); err != nil {
+			return err
+		}
+		sockets[at+".socket"] = a.Socket
+	}
+	names = map[string]string{}
+	types := map[string]bool{}
+	for i, w := range c.Writers {
+		if types[w.Type] {
+			return usage("writers[%d].type: there is a writer of type %q already; name all its VMs there", i, w.Type)
+		}
+		types[w.Type] = true
+		for j, vm := range w.VMs {
+			at := fmt.Sprintf("writers[%d].vms[%d]", i, j)
+			if err := named(names, at, vm.Name); err != nil {
+				return err
+			}
+			if vm.QMP == "" {
+				return usage("%s.qmp: the path of the monitor's socket is missing", at)
+			}
+			sockets[at+".qmp"], sockets[at+".agent"] = vm.QMP, vm.Agent
+		}
+	}
+	for at, path := range sockets {
+		if len(path) > maxSocket {
+			return usage("%s: %s has %d bytes, a unix socket's path has at most %d", at, path, len(path), maxSocket)
+		}
+	}
+	for at, d := range map[string]time.Duration{"guestLimit": c.Policy.GuestLimit, "pauseLimit": c.Policy.PauseLimit, "lease": c.Policy.Lease} {
+		if d < 0 {
+			return usage("policy.%s: %s is negative", at, d)
+		}
+	}
+	if c.Policy.Attempts < 0 {
+		return usage("policy.attempts: %d is negative", c.Policy.Attempts)
+	}
+	return nil
+}
+
+// named checks a name that has to be there once.
+func named(seen map[string]string, at, name string) error {
+	if name == "" {
+		return usage("%s.name: it is missing", at)
+	}
+	if strings.ContainsAny(name, "/ \t\n") {
+		return usage("%s.name: %q: a name has no space and no slash", at, name)
+	}
+	if other, ok := seen[name]; ok {
+		return usage("%s.name: %q is %s already", at, name, other)
+	}
+	seen[name] = at
+	return nil
+}
+
+// usage is an error in what the operator wrote.
+func usage(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...)}
+}
+
+type usageError struct{ err error }
+
+func (e *usageError) Error() string        { return e.err.Error() }
+func (e *usageError) Unwrap() error        { return e.err }
+func (e *usageError) Is(target error) bool { return target == orchestrator.ErrUsage }
+func (e *usageError) Hint() string {
+	return "examples/cleave.yaml shows every key with its meaning"
+}
+
+func orElse(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}

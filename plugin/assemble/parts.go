@@ -1,0 +1,45 @@
+package assemble
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/cleave-san/cleave/arrays/embedded/remote"
+	"github.com/cleave-san/cleave/lun/recovery/worker"
+	"github.com/cleave-san/cleave/orchestrator/writer/guard"
+	"github.com/cleave-san/cleave/plugin/api"
+	"github.com/cleave-san/cleave/plugin/cli"
+)
+
+// Parts are what the command line drives in this program.
+func Parts(release string, getenv func(string) string) cli.Parts {
+	p := cli.Parts{
+		Release: release,
+		Service: func(socket string) cli.Control { return api.NewClient(socket) },
+		Storage: func(socket string) cli.Storage { return storage{remote.New(socket)} },
+		RunArray: func(ctx context.Context, o cli.ArrayOptions, log *slog.Logger) error {
+			return Array(ctx, o, getenv, log)
+		},
+		RunServe: func(ctx context.Context, o cli.ServeOptions, log *slog.Logger) error {
+			return Serve(ctx, o, release, getenv, log)
+		},
+	}
+	p.ControlSocket, p.ArraySocket = Sockets(getenv)
+	return p
+}
+
+// Hidden runs the commands by which this program starts itself, and says
+// whether args were one. They start at once and read no configuration.
+func Hidden(args []string, in io.Reader, out, errs io.Writer) (code int, hidden bool) {
+	if len(args) == 0 {
+		return 0, false
+	}
+	switch args[0] {
+	case "worker":
+		return worker.Main(args[1:], in, out, errs), true
+	case guard.Command:
+		return guard.Main(args[1:], in, out), true
+	}
+	return 0, false
+}

@@ -1,0 +1,136 @@
+package assemble
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/embedded/remote"
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/plugin/cli"
+)
+
+// storage is the data plane as the command line administers it.
+type storage struct{ *remote.Client }
+
+var _ cli.Storage = storage{}
+
+func (s storage) Volumes(ctx context.Context) ([]cli.Volume, error) {
+	vs, err := s.Client.Volumes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]cli.Volume, 0, len(vs))
+	for _, v := range vs {
+		out = append(out, volume(v))
+	}
+	return out, nil
+}
+
+func volume(v remote.Volume) cli.Volume {
+	out := cli.Volume{
+		Name: v.Name, ID: string(v.ID), Size: v.Size, NAA: v.Identity.NAAString(), State: string(v.State),
+		Wanted: v.Wanted, UsedBy: v.UsedBy, Created: v.Created, Mirrors: []cli.Mirror{},
+	}
+	for _, m := range v.Replicas {
+		out.Mirrors = append(out.Mirrors, cli.Mirror{
+			ID: m.ID.String(), Pool: m.Pool, File: m.File, State: string(m.State), Reason: m.Reason, Copied: m.Copied, ToCopy: m.ToCopy,
+		})
+	}
+	for _, id := range v.Snapshots {
+		out.Snapshots = append(out.Snapshots, string(id))
+	}
+	if l := v.LUN; l != nil {
+		out.LUN = &cli.Exposed{IQN: l.IQN, LUN: l.LUN, Portals: l.Portals, Initiators: l.Initiators, ReadOnly: !l.Writable}
+	}
+	return out
+}
+
+// one describes a volume after it was changed.
+func (s storage) one(ctx context.Context, name string, err error) (cli.Volume, error) {
+	if err != nil {
+		return cli.Volume{}, err
+	}
+	v, err := s.Volume(ctx, driver.VolumeID(name))
+	return volume(v), err
+}
+
+func (s storage) CreateVolume(ctx context.Context, name string, size int64, pools []string) (cli.Volume, error) {
+	v, err := s.Client.CreateVolume(ctx, name, size, pools)
+	return volume(v), err
+}
+
+func (s storage) ResizeVolume(ctx context.Context, name string, size int64) (cli.Volume, error) {
+	v, err := s.Client.ResizeVolume(ctx, driver.VolumeID(name), size)
+	return volume(v), err
+}
+
+// DeleteVolume takes a name that is not there for a slip, though the array
+// would call it success.
+func (s storage) DeleteVolume(ctx context.Context, name string) error {
+	v, err := s.Volume(ctx, driver.VolumeID(name))
+	if err != nil {
+		return err
+	}
+	return s.Client.DeleteVolume(ctx, v.ID)
+}
+
+func (s storage) ExposeVolume(ctx context.Context, name string, initiators []string, readOnly bool) (cli.Volume, error) {
+	_, err := s.Client.ExposeVolume(ctx, driver.VolumeID(name), initiators, readOnly)
+	return s.one(ctx, name, err)
+}
+
+func (s storage) UnexposeVolume(ctx context.Context, name string) error {
+	return s.Client.UnexposeVolume(ctx, driver.VolumeID(name))
+}
+
+func (s storage) AddMirror(ctx context.Context, name, pool string) (cli.Volume, error) {
+	_, err := s.Client.AddMirror(ctx, driver.VolumeID(name), pool)
+	return s.one(ctx, name, err)
+}
+
+func (s storage) RemoveMirror(ctx context.Context, name, mirror string) (cli.Volume, error) {
+	id, err := lun.ParseIdentity(mirror)
+	if err != nil {
+		return cli.Volume{}, driver.Errorf(driver.InvalidRequest, "mirror: %w", err)
+	}
+	return s.one(ctx, name, s.Client.RemoveMirror(ctx, driver.VolumeID(name), id))
+}
+
+func (s storage) Resync(ctx context.Context, snapshot string) error {
+	return s.Client.Resync(ctx, driver.SnapshotID(snapshot))
+}
+
+func (s storage) Initiators(ctx context.Context) ([]cli.Initiator, error) {
+	is, err := s.Client.Initiators(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]cli.Initiator, 0, len(is))
+	for _, i := range is {
+		x := cli.Initiator{IQN: i.IQN, User: i.User, Mutual: i.MutualUser, Sessions: i.Sessions}
+		for _, l := range i.LUNs {
+			x.LUNs = append(x.LUNs, fmt.Sprint(l))
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
+func (s storage) AddInitiator(ctx context.Context, i cli.Initiator, secretFile, mutualFile string) error {
+	return s.SetInitiator(ctx, remote.Initiator{
+		IQN: i.IQN, User: i.User, SecretFile: secretFile, MutualUser: i.Mutual, MutualSecretFile: mutualFile,
+	})
+}
+
+func (s storage) Pools(ctx context.Context) ([]cli.Pool, error) {
+	ps, err := s.Client.Pools(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]cli.Pool, 0, len(ps))
+	for _, p := range ps {
+		out = append(out, cli.Pool(p))
+	}
+	return out, nil
+}
