@@ -85,6 +85,9 @@ func (c *Client) handover(conn *net.UnixConn, what string, s driver.SnapshotID) 
 	}
 	fd := descriptor(oob[:oobn])
 	resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(buf[:n]), conn)), req)
+	if err == nil && resp.StatusCode/100 == 2 {
+		err = errors.New("answer hands nothing over")
+	}
 	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // without it, the status has to do
 		err = fault(what, resp.StatusCode, body)
