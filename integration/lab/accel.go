@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,11 +19,9 @@ const probeLimit = 10 * time.Second
 // "tcg", QEMU's software emulation. It finds out by booting one, for /dev/kvm
 // may open and still refuse; the answer is kept until the host restarts.
 func Accel(ctx context.Context) (string, error) {
-	dev, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
+	if !kvmOpens() {
 		return "tcg", nil
 	}
-	dev.Close()
 	k, err := findKernel()
 	if err != nil {
 		return "", err
@@ -49,6 +48,15 @@ func Accel(ctx context.Context) (string, error) {
 		accel = "kvm"
 	}
 	return accel, writeAtomically(known, []byte(accel))
+}
+
+func kvmOpens() bool {
+	dev, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	dev.Close()
+	return true
 }
 
 // bootsUnder reports whether a kernel reaches its first program under accel.
@@ -82,8 +90,8 @@ func bootsUnder(ctx context.Context, k kernel, accel string) (bool, error) {
 		return false, err
 	}
 	b, err := os.ReadFile(console)
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
 		return false, nil // QEMU refused before it made the file
 	}
-	return bytes.Contains(b, []byte("lab: probe ok")), nil
+	return bytes.Contains(b, []byte("lab: probe ok")), err
 }
