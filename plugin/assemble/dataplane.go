@@ -52,7 +52,6 @@ func Array(ctx context.Context, o cli.ArrayOptions, getenv func(string) string, 
 		return fmt.Errorf("directory of the array's control socket: %w", err)
 	}
 	run.Ready = func(s remote.Status) {
-		log.Info("data plane is up", "socket", d.Socket, "portals", s.Portals, "iqn", s.IQN, "luns", len(s.LUNs))
 		for _, p := range s.Problems {
 			log.Warn(p)
 		}

@@ -82,13 +82,15 @@ func (a *app) examineControl(ctx context.Context, add func(string, string, error
 	if err != nil || vms != nil {
 		add("hosts", fmt.Sprintf("%d VMs known", len(vms)), err)
 	}
+	said := map[string]bool{}
 	for _, vm := range vms {
 		if vm.Problem != "" {
+			said[vm.Name] = true
 			warn("VM "+vm.Name, vm.Problem, "`cleave explain "+vm.Name+"`")
 		}
 	}
 	for _, v := range verdicts {
-		if v.Class == orchestrator.NotPossible {
+		if v.Class == orchestrator.NotPossible && !said[v.VM] {
 			warn("VM "+v.VM, "can't be backed up: "+v.Reason, "`cleave explain "+v.VM+"`")
 		}
 	}

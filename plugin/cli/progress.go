@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/vbauerster/mpb/v8"
@@ -26,7 +27,11 @@ type progress struct {
 
 func (a *app) progress(id orchestrator.SetID) progress {
 	line := func(e orchestrator.Event) string {
-		return printable(fmt.Sprintf("%s  %-10s %s", fine(e.At), e.State, e.Text))
+		text := e.Text
+		if text == string(e.State) { // it has nothing to add
+			text = ""
+		}
+		return printable(strings.TrimRight(fmt.Sprintf("%s  %-10s %s", fine(e.At), e.State, text), " "))
 	}
 	say(a.Err, "cleave", fmt.Sprintf("snapshot set %s has begun", id))
 	if !a.ErrTerminal {

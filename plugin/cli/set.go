@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -172,11 +173,13 @@ func lunTable(luns []orchestrator.LUN) table {
 	return t
 }
 
-// timeline lists the steps in the document's order. Guests' clocks are not the
-// host's, so each line says whose it is.
+// timeline lists the steps as they began. Guests' clocks are not the host's, so
+// each line says whose it is.
 func timeline(s orchestrator.Set) table {
 	t := table{head: []string{"CLOCK", "FROM", "TOOK", "VM", "STEP", "ERROR"}}
-	for _, st := range s.Steps {
+	steps := slices.Clone(s.Steps)
+	slices.SortStableFunc(steps, func(a, b orchestrator.Step) int { return a.From.Compare(b.From) })
+	for _, st := range steps {
 		took := ""
 		if !st.To.IsZero() {
 			took = short(st.To.Sub(st.From))

@@ -4,6 +4,9 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/cleave-san/cleave/arrays"
+	"github.com/cleave-san/cleave/arrays/driver"
 )
 
 func (a *app) volumeResizeCommand() *cobra.Command {
@@ -47,6 +50,9 @@ exposed, in use or has splits.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.withStorage(func(s Storage) error {
 				if err := s.DeleteVolume(c.Context(), args[0]); err != nil {
+					if arrays.KindOf(err) == driver.Busy {
+						err = hint(err, "`cleave volume unexpose %s` first; `cleave snapshot list` shows sets that hold its splits", args[0])
+					}
 					return err
 				}
 				_, err := fmt.Fprintln(a.Out, args[0])

@@ -72,7 +72,7 @@ func disks(blocks []block, nodes []node) (disks []orchestrator.Disk, problems []
 		}
 		d := orchestrator.Disk{
 			Device:   deviceName(b),
-			Format:   clip(b.Inserted.Driver),
+			Format:   format(b.Inserted.Driver),
 			Size:     b.Inserted.Image.Size,
 			ReadOnly: b.Inserted.RO,
 		}
@@ -96,6 +96,16 @@ func disks(blocks []block, nodes []node) (disks []orchestrator.Disk, problems []
 		disks = append(disks, d)
 	}
 	return disks, problems
+}
+
+// format is what a disk's content is wrapped in. A disk that lies on a medium
+// without a format between shows it as it is.
+func format(driver string) string {
+	switch driver {
+	case "iscsi", "file", "host_device":
+		return "raw"
+	}
+	return clip(driver)
 }
 
 // deviceName is the id that whoever started the VM gave the disk, or the path
