@@ -54,4 +54,5 @@ func (p *plane) handOver(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_, _ = io.Copy(io.Discard, u) // until the other side is done
+	s.Close()                     // before conn: the other side waits for that
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,6 +29,9 @@ const (
 	// closes the connection.
 	Protocol = "cleave-descriptor"
 )
+
+// closeWait bounds how long Close waits for the data plane to know.
+const closeWait = 5 * time.Second
 
 // device is a snapshot whose file this process has open by the data plane's
 // leave.
@@ -162,9 +166,18 @@ func (d *device) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// Close gives the snapshot back. Closing twice is nothing.
+// Close gives the snapshot back, and returns when the data plane knows: a
+// Delete or Resync that follows finds it unused. Closing twice is nothing.
 func (d *device) Close() error {
 	var err error
-	d.once.Do(func() { err = errors.Join(d.f.Close(), d.conn.Close()) })
+	d.once.Do(func() {
+		err = d.f.Close()
+		// The other side closes when it has let go. One that is stuck finds
+		// out by the close below.
+		if d.conn.CloseWrite() == nil && d.conn.SetReadDeadline(time.Now().Add(closeWait)) == nil {
+			_, _ = io.Copy(io.Discard, d.conn)
+		}
+		err = errors.Join(err, d.conn.Close())
+	})
 	return err
 }
