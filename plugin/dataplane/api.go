@@ -24,6 +24,9 @@ import (
 // maxRequest is the most bytes of one request's body.
 const maxRequest = 1 << 20
 
+// maxSocketPath is what fits into sockaddr_un with its final zero, unix(7).
+const maxSocketPath = 107
+
 // control serves the API until ctx ends.
 func (p *plane) control(ctx context.Context) error {
 	l, err := listenPrivate(p.c.Socket)
@@ -64,6 +67,9 @@ func (p *plane) control(ctx context.Context) error {
 // listenPrivate makes a socket that only its owner can use from its first
 // moment, in the place of one that nobody listens on.
 func listenPrivate(path string) (net.Listener, error) {
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("%s has %d bytes, the path of a socket at most %d", path, len(path), maxSocketPath)
+	}
 	if conn, err := net.Dial("unix", path); err == nil {
 		conn.Close()
 		return nil, fmt.Errorf("%s: another data plane listens there", path)
@@ -78,8 +84,13 @@ func listenPrivate(path string) (net.Listener, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
 	tmp := filepath.Join(dir, "s")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/s", d.Fd()), Net: "unix"})
 	if err != nil {
 		return nil, err
 	}

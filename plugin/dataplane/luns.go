@@ -82,6 +82,7 @@ func (p *plane) widen(next *record, l *lunRecord, want lunRecord) (driver.Path, 
 			l.Kind, l.Of, l.Number, l.Identity, want.Identity)
 	}
 	moved := l.Socket != want.Socket || l.Export != want.Export
+	_, lost := p.devices[l.Number].(*away) // perhaps it is back
 	if moved && l.Size != want.Size {
 		return driver.Path{}, driver.Errorf(driver.InvalidRequest, "%s %q has %d bytes, at %s there are %d", l.Kind, l.Of, l.Size, want.Socket, want.Size)
 	}
@@ -102,8 +103,8 @@ func (p *plane) widen(next *record, l *lunRecord, want lunRecord) (driver.Path, 
 		return driver.Path{}, err
 	}
 	p.rec = next
-	if moved {
-		if err := p.move(*l); err != nil {
+	if moved || lost {
+		if err := p.reopen(*l); err != nil {
 			return driver.Path{}, err
 		}
 	}
@@ -118,20 +119,25 @@ func (p *plane) widen(next *record, l *lunRecord, want lunRecord) (driver.Path, 
 	return p.path(*l), nil
 }
 
-// move gives a view's LUN another socket, under the same number.
-func (p *plane) move(l lunRecord) error {
+// reopen gives a LUN another device under the same number: a view's new socket,
+// or what could not be opened before.
+func (p *plane) reopen(l lunRecord) error {
 	if err := p.take(context.Background(), l); err != nil {
 		return err
 	}
 	dev, err := p.openDevice(l)
 	if err != nil {
-		return err
+		// The number stays taken, as after a start.
+		dev = &away{size: l.Size, why: err}
 	}
 	if err := p.mask(p.rec, l.Initiators); err != nil {
 		dev.Close()
 		return err
 	}
-	return p.serve(l, dev)
+	if serr := p.serve(l, dev); serr != nil {
+		return serr
+	}
+	return err
 }
 
 // unexpose takes a LUN away. What is not exposed is success.

@@ -19,6 +19,8 @@ const (
 	maxConfig  = 1 << 20
 	maxReply   = 64 << 20
 	maxText    = 4096
+	// maxSocketPath is what fits into sockaddr_un with its final zero, unix(7).
+	maxSocketPath = 107
 )
 
 // mode is what a worker is for: its first argument.

@@ -32,6 +32,9 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
+	if len(s.Socket) > maxSocketPath {
+		return nil, fmt.Errorf("socket of the recovery worker: %s has %d bytes, the path of a socket at most %d", s.Socket, len(s.Socket), maxSocketPath)
+	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.Socket, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("socket of the recovery worker: %w", err)

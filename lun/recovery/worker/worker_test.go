@@ -32,6 +32,14 @@ func TestMain(m *testing.M) {
 			os.Exit(Main(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
 		case "panics":
 			panic("index out of range [7] with length 3")
+		case "hogs":
+			if len(os.Args) > 3 { // to be confined first
+				os.Exit(Main(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
+			}
+			var hog [][]byte
+			for {
+				hog = append(hog, bytes.Repeat([]byte("x"), 16<<20))
+			}
 		case "hangs":
 			time.Sleep(time.Hour)
 		case "babbles":
@@ -233,12 +241,15 @@ func TestErrorsOfAWorker(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 	for arg, want := range map[string]string{
-		"panics": "panic: index out of range [7] with length 3", "hangs": "did not answer", "babbles": "said more", "lies": "bytes, it has",
+		"hogs": "out of memory", "panics": "panic: index out of range [7] with length 3", "hangs": "did not answer", "babbles": "said more", "lies": "bytes, it has",
 	} {
 		s := spec(t, Source{"empty", f})
 		s.Args = []string{arg}
 		if arg == "hangs" {
 			s.Timeout = 300 * time.Millisecond
+		}
+		if arg == "hogs" && memory > 1<<40 {
+			continue // the race detector can't be limited
 		}
 		_, err := Start(t.Context(), s)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
