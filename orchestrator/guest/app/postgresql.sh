@@ -92,11 +92,12 @@ pg_facts() {
 		why="version $version is older than 10"
 		return 1
 	fi
-	owner=$(stat -c %u "$2") && user=$(id -n -u "$owner") && group=$(id -g "$owner") || {
+	# The server refuses to run as root, and its data belongs to whom it runs as.
+	owner=$(stat -c '%u %g %U' "$2") || {
 		why="the owner of $2 is unknown"
 		return 1
 	}
-	printf '%s\n' "$psql" "$socket" "$port" "$owner" "$group" "$user" >"$C/connect"
+	printf '%s\n' "$psql" "$socket" "$port" "$owner" >"$C/connect"
 	pg_places "$2"
 }
 
@@ -117,14 +118,14 @@ pg_places() {
 			[ -L "$dir" ] && readlink -f "$dir" >>"$C/dirs"
 		fi
 	done
-	sort -u "$C/all" >"$C/volumes"
+	sort -u -t'|' -k2 "$C/all" >"$C/volumes"
 }
 
 # pg_open starts the session of cluster $N ($C): psql reads from a fifo that
 # this shell holds open, so it ends when this shell does.
 pg_open() {
 	{
-		read -r psql && read -r socket && read -r port && read -r owner && read -r group && read -r user
+		read -r psql && read -r socket && read -r port && read -r owner group user
 	} <"$C/connect"
 	mkfifo "$C/in" && : >"$C/out" && : >"$C/err" || return 1
 	fd=$((N + 2))
