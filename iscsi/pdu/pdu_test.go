@@ -143,7 +143,7 @@ func TestText(t *testing.T) {
 	if err != nil || !cmp.Equal(got, keys) {
 		t.Fatalf("%v %v", got, err)
 	}
-	for _, bad := range []string{"novalue\x00", "=x\x00", "lower=x\x00", "A b=c\x00", strings.Repeat("A", 64) + "=x\x00",
+	for _, bad := range []string{"novalue\x00", "=x\x00", "1st=x\x00", "A b=c\x00", strings.Repeat("A", 64) + "=x\x00",
 		"A=" + strings.Repeat("x", MaxKeyValue+1), strings.Repeat("A=b\x00", MaxKeys+1)} {
 		if _, err := ParseText([]byte(bad)); !errors.Is(err, ErrText) {
 			t.Errorf("%.20q: %v", bad, err)

@@ -53,10 +53,10 @@ func ParseText(b []byte) ([]Key, error) {
 	return keys, nil
 }
 
-// validName checks a key-name: a capital letter or X-, then letters, digits,
-// and . - + @ _ #.
+// validName checks a key-name: a letter, then letters, digits, and . - + @ _ #.
+// The RFC wants a capital first and then names iSCSIProtocolLevel.
 func validName(s string) bool {
-	if s == "" || len(s) > MaxKeyName || s[0] < 'A' || s[0] > 'Z' {
+	if s == "" || len(s) > MaxKeyName || s[0]|0x20 < 'a' || s[0]|0x20 > 'z' {
 		return false
 	}
 	for _, c := range []byte(s) {

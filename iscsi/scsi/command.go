@@ -61,20 +61,15 @@ func (c *Command) u64(at int) uint64 { return binary.BigEndian.Uint64(c.CDB[at:]
 // reply sends parameter data, cut to the allocation length of the CDB.
 func (c *Command) reply(data []byte, alloc uint32) result {
 	c.Want = min(int64(len(data)), int64(alloc))
-	for n := int(c.data()); n > 0; n = int(c.data()) - (len(data) - n) {
-		data = data[:n]
-		b, err := c.In.Get(min(n, Chunk))
+	for data = data[:c.data()]; len(data) > 0; {
+		b, err := c.In.Get(min(len(data), Chunk))
 		if err != nil {
 			return deviceError(err, false)
 		}
-		m := copy(b, data)
+		data = data[copy(b, data):]
 		if err := c.In.Put(b); err != nil {
 			return deviceError(err, false)
 		}
-		if data = data[m:]; len(data) == 0 {
-			break
-		}
-		n = len(data)
 	}
 	return result{}
 }
