@@ -109,7 +109,7 @@ run() {
 
 # snapshot_all is what the watchdog watches. It says why in $failure.
 snapshot_all() {
-	case $(sync --version 2>/dev/null) in *coreutils*) FLUSH=sync ;; *) FLUSH=dd ;; esac
+	case $(sync --version 2>/dev/null) in *coreutils*) FLUSH='sync' ;; *) FLUSH='dd' ;; esac
 	phase 'looking for volumes'
 	SESSION=''
 	: >"$D/touched"

@@ -10,7 +10,7 @@ copy_tools() {
 		case $home in /dev/shm/*) is_tmpfs /dev/shm || continue ;; esac
 		mkdir -p "$home/bin" "$home/lib" && chmod 711 "$home" && chmod 755 "$home/bin" "$home/lib" || continue
 		cp -L "$(command -v sh)" "$home/bin/sh" && "$home/bin/sh" -c : 2>/dev/null && break
-		rm -rf "$home/bin" "$home/lib"
+		rm -rf "${home:?}/bin" "${home:?}/lib"
 		home=''
 	done
 	[ -x "${home:-/nowhere}/bin/sh" ] || home=''
