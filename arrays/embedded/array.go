@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -24,10 +26,13 @@ type Array struct {
 	maps   string // directory of map files
 	lock   io.Closer
 	pools  map[string]*pool
+	dirs   sync.Mutex // volumes' directories in pools come and go under it
 	copies rate
-	events eventQueue
-	labels labeller
-	splits tagLocks
+	// copying has a place for each mirror that is copied to at once.
+	copying chan struct{}
+	events  eventQueue
+	labels  labeller
+	splits  tagLocks
 
 	// background work ends when stop is called, and is waited for.
 	bg   context.Context
@@ -72,12 +77,15 @@ func Open(ctx context.Context, o Options) (_ *Array, err error) {
 		pools:   map[string]*pool{},
 		volumes: map[lun.Identity]*volume{},
 		snaps:   map[lun.Identity]*snapshot{},
+		copying: make(chan struct{}, 4),
 	}
 	a.copies.set(o.ResyncRate)
 	a.bg, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	a.events.init(o.OnEvent)
+	a.labels.init(a)
 	defer func() {
 		if err != nil {
+			a.abandon()
 			a.release()
 			err = fmt.Errorf("opening array in %s: %w", o.StateDir, err)
 		}
@@ -97,7 +105,6 @@ func Open(ctx context.Context, o Options) (_ *Array, err error) {
 	if err := a.recover(); err != nil {
 		return nil, err
 	}
-	a.labels.init(a)
 	a.work.Go(a.labels.run)
 	a.work.Go(a.housekeeping)
 	a.labels.kick()
@@ -173,6 +180,27 @@ func (a *Array) Close() error {
 	return errors.Join(errs...)
 }
 
+// abandon closes the files of an array that could not be opened, and writes
+// nothing.
+func (a *Array) abandon() {
+	for _, v := range a.volumes {
+		for _, p := range slices.Concat(v.cur.insync, v.cur.filling) {
+			p.f.Close()
+		}
+		if v.log != nil {
+			v.log.file.close()
+		}
+		for _, m := range v.epochs {
+			m.close()
+		}
+	}
+	for _, s := range a.snaps {
+		if s.p != nil {
+			s.p.f.Close()
+		}
+	}
+}
+
 // release gives back what Open took first.
 func (a *Array) release() {
 	a.stop()
@@ -236,6 +264,12 @@ func (a *Array) housekeeping() {
 		for _, v := range a.allVolumes() {
 			v.checkFiles()
 			v.tick()
+		}
+		a.mu.Lock()
+		snaps := slices.Collect(maps.Values(a.snaps))
+		a.mu.Unlock()
+		for _, s := range snaps {
+			s.tick()
 		}
 	}
 }

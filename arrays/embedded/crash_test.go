@@ -117,7 +117,7 @@ func crashWriter(dir string) {
 
 func TestKilledUnderLoad(t *testing.T) {
 	dir := testDir(t)
-	rounds := 30
+	rounds := 12
 	if testing.Short() {
 		rounds = 5
 	}

@@ -43,8 +43,11 @@ type epoch struct {
 	// dirty gets the regions written to, nil where nobody wants to know.
 	dirty *mapFile
 
-	users atomic.Int64  // operations, and 1 while the epoch is current
+	// users counts operations, 1 while the epoch is current, and 1 while the
+	// epoch before is not idle: an epoch is idle only when all before it are.
+	users atomic.Int64
 	idle  chan struct{} // closed when users is 0
+	next  *epoch        // the one that followed
 }
 
 func newEpoch(e epoch0) *epoch {
@@ -67,13 +70,21 @@ func (e *epoch) parts() epoch0 {
 // leave ends an operation, and the epoch's own share when it is no longer
 // current.
 func (e *epoch) leave() {
-	if e.users.Add(-1) == 0 {
+	for e != nil && e.users.Add(-1) == 0 {
 		close(e.idle)
+		e = e.next
 	}
 }
 
-// wait returns when all operations of an epoch that is no longer current are
-// over.
+// follow makes n the epoch after e, which was the current one. Operations must
+// be kept from joining meanwhile; e is left when they no longer are.
+func (e *epoch) follow(n *epoch) {
+	n.users.Add(1)
+	e.next = n
+}
+
+// wait returns when all operations of an epoch that is no longer current, and
+// of those before it, are over.
 func (e *epoch) wait(ctx context.Context) error {
 	select {
 	case <-e.idle:

@@ -115,6 +115,12 @@ func (f *fill) progress() (copied, total int64, stalled string) {
 func (f *fill) run() {
 	defer f.end()
 	v := f.v
+	select {
+	case v.a.copying <- struct{}{}:
+		defer func() { <-v.a.copying }()
+	case <-f.ctx.Done():
+		return
+	}
 	begun := time.Now()
 	for {
 		err := f.work()

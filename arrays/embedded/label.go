@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -119,6 +120,7 @@ func (l *labeller) write() {
 			// Its owner is gone; removing it went with the raw file, unless we
 			// wrote it again in between.
 			l.a.fs.Remove(path)
+			l.a.removeDir(filepath.Dir(path))
 			delete(l.written, path)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -80,7 +81,9 @@ func (a *Array) emptyTrash(cat *catalog) error {
 		if err := a.fs.Remove(a.poolPath(t.Pool, t.Path)); err != nil && !isNotExist(err) {
 			a.event(LeftOver, nil, lun.Identity{}, "a deleted file could not be removed: %v", err)
 			left = append(left, t)
+			continue
 		}
+		a.removeDir(a.poolPath(t.Pool, filepath.Dir(t.Path)))
 	}
 	cat.Trash = left
 	return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/cleave-san/cleave/arrays/driver"
@@ -296,6 +297,13 @@ func (a *Array) deleteSnapshot(s *snapshot, v *volume) error {
 	return nil
 }
 
+// removeDir removes a volume's directory in a pool if nothing is left in it.
+func (a *Array) removeDir(dir string) {
+	a.dirs.Lock()
+	defer a.dirs.Unlock()
+	a.fs.Remove(dir)
+}
+
 // discard removes files that are in the trash and takes them out of it. A file
 // that can't be removed stays there for the next start.
 func (a *Array) discard(files []fileRef) {
@@ -308,6 +316,7 @@ func (a *Array) discard(files []fileRef) {
 			a.event(LeftOver, nil, lun.Identity{}, "a deleted file could not be removed: %v", err)
 			continue
 		}
+		a.removeDir(a.poolPath(f.Pool, filepath.Dir(f.Path)))
 		removed[f] = true
 	}
 	if err := a.store.update(func(c *catalog) error {

@@ -77,8 +77,14 @@ func (s *set) flip(next epoch0) *epoch {
 // flipLocked is flip for those who hold admit. They call leave on what it
 // returns when they have released it.
 func (s *set) flipLocked(next epoch0) *epoch {
-	old := s.cur
-	s.cur = newEpoch(next)
+	return s.succeed(newEpoch(next))
+}
+
+// succeed makes n current. admit is held.
+func (s *set) succeed(n *epoch) (old *epoch) {
+	old = s.cur
+	old.follow(n)
+	s.cur = n
 	return old
 }
 

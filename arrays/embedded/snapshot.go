@@ -283,3 +283,18 @@ func (s *snapshot) skew() error {
 	s.skewed.Store(err == nil)
 	return err
 }
+
+// tick ages the intent log of a split that is written to, as volume.tick does.
+func (s *snapshot) tick() {
+	s.mu.Lock()
+	w := s.write
+	s.mu.Unlock()
+	if w == nil || w.log.nextTick() == 0 {
+		return
+	}
+	s.a.start(func() {
+		if err := w.cleanIdle(); err != nil && !errors.Is(err, errOffline) {
+			s.a.o.Logger.Warn("intent log not cleared", "snapshot", s.id.String(), "error", err)
+		}
+	})
+}

@@ -344,7 +344,7 @@ func instant(cuts []*cut) (at time.Time, held time.Duration, err error) {
 	}
 	at = time.Now()
 	for i, k := range cuts {
-		k.old, k.v.cur = k.v.cur, ends[i]
+		k.old = k.v.succeed(ends[i])
 	}
 	for _, k := range cuts {
 		k.v.admit.Unlock()

@@ -168,6 +168,8 @@ func (a *Array) createPlex(m *mirrorRecord, size int64) (*plex, error) {
 	}
 	path := filepath.Join(p.dir, m.File)
 	dir := filepath.Dir(path)
+	a.dirs.Lock()
+	defer a.dirs.Unlock()
 	if err := a.fs.Mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, noSpace(err)
 	}

@@ -1,0 +1,273 @@
+package embedded
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"pgregory.net/rapid"
+
+	"github.com/cleave-san/cleave/arrays/embedded/disk"
+	"github.com/cleave-san/cleave/lun"
+)
+
+// A map file holds what a plain set of integers does, also after it was
+// flushed, read again and grown.
+func TestMapFileIsASet(t *testing.T) {
+	dir := testDir(t)
+	rapid.Check(t, func(t *rapid.T) {
+		size := rapid.Int64Range(1, 4*bitsPerBlock).Draw(t, "bits") * regionSize
+		path := filepath.Join(dir, "m")
+		m, err := createMap(disk.OS(), path, size, regionSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { m.close() }()
+		model := map[int64]bool{}
+		t.Repeat(map[string]func(*rapid.T){
+			"set": func(t *rapid.T) {
+				i := rapid.Int64Range(0, m.n()-1).Draw(t, "i")
+				if m.set(i) == model[i] {
+					t.Fatalf("set(%d) misjudges whether it was new", i)
+				}
+				model[i] = true
+			},
+			"clear": func(t *rapid.T) {
+				i := rapid.Int64Range(0, m.n()-1).Draw(t, "i")
+				m.clear(i)
+				delete(model, i)
+			},
+			"reopen": func(t *rapid.T) {
+				if err := m.flush(); err != nil {
+					t.Fatal(err)
+				}
+				m.close()
+				n, bad, err := openMap(disk.OS(), path, size)
+				if err != nil || bad > 0 {
+					t.Fatal(bad, err)
+				}
+				m = n
+			},
+			"grow": func(t *rapid.T) {
+				size += rapid.Int64Range(0, bitsPerBlock).Draw(t, "more") * regionSize
+				m.grow(regionsFor(size, regionSize))
+			},
+			"": func(t *rapid.T) {
+				if m.count() != int64(len(model)) {
+					t.Fatalf("count is %d, want %d", m.count(), len(model))
+				}
+				n := 0
+				for i := m.next(0); i >= 0; i = m.next(i + 1) {
+					if !model[i] || !m.get(i) {
+						t.Fatalf("bit %d is set", i)
+					}
+					n++
+				}
+				if n != len(model) {
+					t.Fatalf("next finds %d bits of %d", n, len(model))
+				}
+			},
+		})
+	})
+}
+
+// Ranges that overlap are never held at once, and are served in order; those
+// that don't overlap are not made to wait.
+func TestRanges(t *testing.T) {
+	var r ranges
+	r.init()
+	var cells [64]atomic.Int32
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(w), 7))
+			var s span
+			for range 3000 {
+				off := rng.Int64N(60)
+				n := 1 + rng.Int64N(4)
+				r.lock(&s, off, n)
+				for i := off; i < off+n; i++ {
+					if cells[i].Add(1) != 1 {
+						t.Error("two hold one cell")
+					}
+				}
+				for i := off; i < off+n; i++ {
+					cells[i].Add(-1)
+				}
+				r.unlock(&s)
+			}
+		})
+	}
+	wg.Wait()
+	if r.first != nil || r.last != nil {
+		t.Fatal("ranges are left")
+	}
+
+	synctest.Test(t, func(t *testing.T) {
+		var r ranges
+		r.init()
+		var a, b, c, d span
+		var order []string
+		r.lock(&a, 0, 10)
+		go func() { r.lock(&b, 5, 10); order = append(order, "b"); r.unlock(&b) }()
+		synctest.Wait()
+		go func() { r.lock(&c, 12, 10); order = append(order, "c"); r.unlock(&c) }() // waits for b, not for a
+		synctest.Wait()
+		r.lock(&d, 100, 1)
+		r.unlock(&d)
+		r.unlock(&a)
+		synctest.Wait()
+		if len(order) != 2 || order[0] != "b" {
+			t.Fatalf("served in order %v", order)
+		}
+	})
+}
+
+// The intent log never holds more regions than its limit, and every write's
+// regions are marked on disk while it is under way.
+func TestIntentLogIsBounded(t *testing.T) {
+	path := filepath.Join(testDir(t), "log")
+	const unit = 4 << 20
+	m, err := createMap(disk.OS(), path, 1<<40, unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var l *intentLog
+	var wg sync.WaitGroup
+	var cleaning sync.Mutex
+	var syncs atomic.Int32
+	l = newIntentLog(m, 64*unit, func() {
+		wg.Go(func() {
+			cleaning.Lock()
+			defer cleaning.Unlock()
+			l.clean(false, func() error { syncs.Add(1); return nil })
+		})
+	})
+	var writers sync.WaitGroup
+	for w := range 4 {
+		writers.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(w), 1))
+			for range 300 {
+				off := rng.Int64N(1<<40 - unit)
+				if err := l.begin(off, 4096); err != nil {
+					t.Error(err)
+					return
+				}
+				if n := l.marked(); n > l.limit {
+					t.Errorf("%d regions are marked, the limit is %d", n, l.limit)
+				}
+				now, _, err := openMap(disk.OS(), path, 1<<40)
+				if err != nil || !now.get(off/unit) {
+					t.Errorf("the region of a write under way is not marked on disk: %v", err)
+				}
+				now.close()
+				l.end(off, 4096)
+			}
+		})
+	}
+	writers.Wait()
+	wg.Wait()
+	if syncs.Load() == 0 {
+		t.Fatal("never cleaned")
+	}
+	m.close()
+}
+
+func FuzzDecodeCatalog(f *testing.F) {
+	c := &catalog{Array: lun.NewIdentity(), Pools: map[string]lun.Identity{"a": lun.NewIdentity()}}
+	v := volumeRecord{ID: lun.NewIdentity(), Name: "db", Size: 1 << 20, Want: []string{"a"}, NextEpoch: 2, Epochs: []uint64{1}}
+	v.Mirrors = []mirrorRecord{newMirror("db", "a", inSync)}
+	c.Volumes = append(c.Volumes, v)
+	c.Snapshots = []snapshotRecord{{ID: lun.NewIdentity(), Tag: "t", Volume: v.ID, Size: 512, Mirror: newMirror("db", "a", inSync), Epoch: 1}}
+	b, err := encodeRecord(catalogKind, catalogVersion, c)
+	if err != nil {
+		f.Fatal(err)
+	}
+	_, body, _ := bytes.Cut(b, []byte("\n"))
+	f.Add(body)
+	f.Add([]byte(`{"volumes":[{"name":"../x","size":-1}]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		// The checksum is made right, so that what is behind it is reached.
+		var raw rawJSON = body
+		b, err := encodeRecord(catalogKind, catalogVersion, raw)
+		if err != nil {
+			return
+		}
+		c, err := decodeCatalog(b)
+		if err != nil {
+			return
+		}
+		for _, v := range c.Volumes {
+			for _, m := range v.Mirrors {
+				if !filepath.IsLocal(m.File) {
+					t.Fatalf("path %q leads out of the pool", m.File)
+				}
+			}
+		}
+		again, err := encodeRecord(catalogKind, catalogVersion, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeCatalog(again); err != nil {
+			t.Fatalf("what was read can't be read again: %v", err)
+		}
+	})
+}
+
+type rawJSON []byte
+
+func (r rawJSON) MarshalJSON() ([]byte, error) { return r, nil }
+
+func FuzzDecodeRecord(f *testing.F) {
+	b, _ := encodeRecord("label", 1, map[string]string{"a": "b"})
+	f.Add(b)
+	f.Add([]byte("cleave label 1 crc32c=\n{}"))
+	f.Add(bytes.Repeat([]byte("x"), 5000))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var v any
+		decodeRecord(b, "label", 1, &v)
+	})
+}
+
+func FuzzOpenMap(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "m")
+	m, err := createMap(disk.OS(), path, 1<<32, regionSize)
+	if err != nil {
+		f.Fatal(err)
+	}
+	m.set(5)
+	m.set(bitsPerBlock + 1)
+	m.flush()
+	m.close()
+	good, _ := os.ReadFile(path)
+	f.Add(good)
+	f.Add(good[:700])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		path := filepath.Join(t.TempDir(), "m")
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m, _, err := openMap(disk.OS(), path, 1<<32)
+		if err != nil {
+			return
+		}
+		defer m.close()
+		// Whatever is damaged, no bit that was written is missing.
+		if bytes.Equal(b[:min(len(b), sector)], good[:sector]) && len(b) >= 2*sector && !bytes.Equal(b[sector:2*sector], emptySector[:]) && !m.get(5) {
+			if crcOK(b[sector : 2*sector]) {
+				return // another valid block
+			}
+			t.Fatal("a damaged block lost a bit")
+		}
+	})
+}
+
+func crcOK(b []byte) bool {
+	m := &mapFile{bitmap: newBitmap(bitsPerBlock)}
+	return m.decodeBlock(0, b)
+}
