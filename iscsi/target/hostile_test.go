@@ -217,7 +217,8 @@ func TestWrongDigests(t *testing.T) {
 		r.must(err)
 		r.gone()
 	}
-	if !bytes.Equal(d.data, make([]byte, len(d.data))) {
+	there := make([]byte, d.Size())
+	if _, err := d.ReadAt(there, 0); err != nil || !bytes.Equal(there, make([]byte, len(there))) {
 		t.Error("data with a wrong digest was written")
 	}
 	l.alive(0)
