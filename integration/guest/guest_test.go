@@ -164,7 +164,7 @@ func TestGuestStep(t *testing.T) {
 	// and the label make a cluster that starts and has every row that was
 	// committed before the step began.
 	step("data and WAL on two volumes", func(t *testing.T) {
-		const set = "set-0000000000000001"
+		const set = "set-0000000000000001-1"
 		sql(t, m, "create table rows (n serial primary key, at timestamptz default clock_timestamp())")
 		sh(t, m, `touch /run/load; cat >/run/load.sql <<END
 insert into rows default values \watch 0.02
@@ -210,7 +210,7 @@ setpriv --reuid=postgres --regid=postgres --init-groups $bin/pg_ctl -w -s -m imm
 	})
 
 	step("a session that hangs is undone by the guest", func(t *testing.T) {
-		const set = "set-0000000000000002"
+		const set = "set-0000000000000002-1"
 		sh(t, m, "kill -STOP $("+checkpointer+")")
 		defer sh(t, m, "kill -CONT $("+checkpointer+")")
 		r := snapshot(t, c, set, writer.GuestOptions{Limit: 8 * time.Second})
@@ -227,7 +227,7 @@ setpriv --reuid=postgres --regid=postgres --init-groups $bin/pg_ctl -w -s -m imm
 	})
 
 	step("an agent that dies in the middle loses nothing", func(t *testing.T) {
-		const set = "set-0000000000000003"
+		const set = "set-0000000000000003-1"
 		killed := make(chan error, 1)
 		go func() {
 			_, err := m.Run(context.Background(), "n=0; until [ -s /run/cleave/"+set+"/watch.pid ]; do n=$((n+1)); [ $n -lt 400 ] || exit 1; sleep 0.1; done; kill -9 $(cat /run/qemu-ga.pid); sleep 1; "+agentStart)
@@ -251,7 +251,7 @@ setpriv --reuid=postgres --regid=postgres --init-groups $bin/pg_ctl -w -s -m imm
 	})
 
 	step("a step that is killed is undone by the watchdog", func(t *testing.T) {
-		const set = "set-0000000000000004"
+		const set = "set-0000000000000004-1"
 		killed := make(chan error, 1)
 		go func() {
 			_, err := m.Run(context.Background(), "n=0; until [ -s /run/cleave/"+set+"/work/made ]; do n=$((n+1)); [ $n -lt 400 ] || exit 1; sleep 0.1; done; kill -s KILL -- -$(cat /run/cleave/"+set+"/step.pid)")
@@ -269,7 +269,7 @@ setpriv --reuid=postgres --regid=postgres --init-groups $bin/pg_ctl -w -s -m imm
 
 	// As an lvcreate that was killed between suspend and resume leaves it.
 	step("suspended devices are resumed", func(t *testing.T) {
-		const set = "set-0000000000000005"
+		const set = "set-0000000000000005-1"
 		sh(t, m, `set -e; mkdir -p /run/cleave/`+set+`/work; echo 'vgdata/pgwal|vgdata-pgwal' >/run/cleave/`+set+`/touched
 lvcreate -q -y -s -n cleave-`+set+`-pgwal --addtag cleave.`+set+` -L 8M vgdata/pgwal
 dmsetup suspend --noudevsync vgdata-pgwal`)
@@ -278,7 +278,7 @@ dmsetup suspend --noudevsync vgdata-pgwal`)
 	})
 
 	step("an unknown volume is refused", func(t *testing.T) {
-		const set = "set-0000000000000006"
+		const set = "set-0000000000000006-1"
 		r := snapshot(t, c, set, writer.GuestOptions{Limit: time.Minute, Volumes: []string{"AAAAAA-AAAA-AAAA-AAAA-AAAA-AAAA-AAAAAA"}})
 		if !strings.Contains(r.Failed, "AAAAAA") {
 			t.Errorf("%+v", r)
@@ -287,7 +287,7 @@ dmsetup suspend --noudevsync vgdata-pgwal`)
 	})
 
 	step("all on one volume", func(t *testing.T) {
-		const set = "set-0000000000000007"
+		const set = "set-0000000000000007-1"
 		sh(t, m, `set -e; pg="setpriv --reuid=postgres --regid=postgres --init-groups $(ls -d /usr/lib/postgresql/*/bin | tail -n 1)/pg_ctl -w -s -D /srv/pgdata/main -l /run/lab/pg/log"
 $pg -m fast stop; rm /srv/pgdata/main/pg_wal; mv /srv/pgwal/pg_wal /srv/pgdata/main/pg_wal; $pg start`)
 		p, err := requester.Probe(t.Context(), c)
@@ -303,7 +303,7 @@ $pg -m fast stop; rm /srv/pgdata/main/pg_wal; mv /srv/pgwal/pg_wal /srv/pgdata/m
 	})
 
 	step("a database that does not run, and a group without room", func(t *testing.T) {
-		const set = "set-0000000000000008"
+		const set = "set-0000000000000008-1"
 		sh(t, m, `kill -INT $(head -n 1 /srv/pgdata/main/postmaster.pid)`)
 		until(t, m, "! pgrep -x postgres")
 		r := snapshot(t, c, set, long)

@@ -72,7 +72,8 @@ const (
 )
 
 var (
-	setPattern  = regexp.MustCompile(`^set-[0-9a-z]{1,32}$`)
+	// A set's ID, with the number of the attempt where there may be several.
+	setPattern  = regexp.MustCompile(`^set-[0-9a-z]{1,32}(-[0-9]{1,6})?$`)
 	uuidPattern = regexp.MustCompile(`^[0-9A-Za-z]{6}(-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}$`)
 )
 
@@ -193,7 +194,7 @@ func (e *exitError) Error() string {
 
 func check(set orchestrator.SetID) error {
 	if !setPattern.MatchString(string(set)) {
-		return fmt.Errorf("guest step: set %.60q: want set- and hexadecimal digits", string(set))
+		return fmt.Errorf("guest step: set %.60q: want set- and hexadecimal digits, and -N for an attempt", string(set))
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func (r runner) Run(ctx context.Context, argv []string, stdin []byte) (Result, e
 const (
 	begun = `{"v":1,"start":{"requester":"x","at":"2026-11-22T18:00:00Z"}}` + "\n"
 	ended = begun + `{"v":1,"end":{"at":"2026-11-22T18:00:03Z"}}` + "\n"
-	set   = "set-0123456789abcdef"
+	set   = "set-0123456789abcdef-2"
 )
 
 func TestSnapshotAsksAgain(t *testing.T) {
@@ -82,7 +82,7 @@ func TestSnapshotEndsWhereTheGuestDoesNot(t *testing.T) {
 
 func TestSnapshotRefusals(t *testing.T) {
 	never := runner(func(string, []string) (Result, error) { panic("called") })
-	for _, id := range []string{"", "set-", "set-$(reboot)", "set-../../etc", "0123456789abcdef"} {
+	for _, id := range []string{"", "set-", "set-$(reboot)", "set-../../etc", "set-1-", "set-1-2-3", "0123456789abcdef"} {
 		if _, err := Snapshot(t.Context(), never, "", orchestrator.SetID(id), writer.GuestOptions{}); err == nil {
 			t.Errorf("set %q is taken", id)
 		}

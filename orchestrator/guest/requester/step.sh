@@ -18,23 +18,28 @@ start() {
 # launch SET LIMIT KEEP PERCENT REQUESTER [UUID…] begins the step and returns.
 # Called again with the same set it does nothing. $0 is this script, in a file.
 launch() {
-	mkdir -p "$BASE" && chmod 711 "$BASE" || exit 1
 	if [ -e "$D/started" ]; then
 		rm -f "$0"
 		exit 0
 	fi
 	rm -rf "$D"
-	mkdir "$D" "$W" && mv "$0" "$D/step" || exit 1
-	chmod 711 "$D" "$W"
+	mkdir -p "$W" && mv "$0" "$D/step" || exit 1
+	chmod 711 "$BASE" "$D" "$W" # psql runs from there as its own user
 	printf '%s\n' "$2" "$3" "$4" "$5" >"$D/conf"
 	shift 5
 	for uuid; do printf '%s\n' "$uuid"; done >"$D/wanted"
+	uptime_seconds >"$D/began"
 	: >"$D/started"
 	start run || {
 		rm -f "$D/started"
 		echo 'neither systemd-run nor setsid starts a process of its own' >&2
 		exit 1
 	}
+}
+
+uptime_seconds() {
+	read -r up _ </proc/uptime
+	printf '%s\n' "${up%.*}"
 }
 
 read_conf() {
@@ -241,7 +246,10 @@ watch() {
 	read_conf
 	echo -900 >/proc/self/oom_score_adj 2>/dev/null
 	printf '%s\n' $$ >"$D/watch.pid"
-	sleep "$LIMIT"
+	# The limit counts from the launch: what the host waits for includes all.
+	read -r began <"$D/began"
+	left=$((LIMIT + began - $(uptime_seconds)))
+	[ "$left" -gt 0 ] && sleep "$left"
 	during=$(cat "$D/phase" 2>/dev/null)
 	# A step that is ending at this moment gets a little longer to undo itself.
 	mkdir "$D/ended" 2>/dev/null || [ -e "$D/done" ] || sleep 10
