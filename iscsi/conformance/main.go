@@ -48,16 +48,19 @@ func report(ctx context.Context, prefix, url, roURL string, limit time.Duration,
 	if err != nil {
 		return false, err
 	}
+	choose := func(name string) string {
+		if lunFor(name) == readOnlyLUN && roURL != "" {
+			return roURL
+		}
+		return url
+	}
 	if url == "" {
 		p, err := serve(ctx)
 		if err != nil {
 			return false, err
 		}
 		defer p.srv.Close()
-		url, roURL = p.url(0), p.url(1)
-	}
-	if roURL == "" {
-		roURL = url
+		choose = func(name string) string { return p.url(lunFor(name)) }
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	count := map[outcome]int{}
@@ -65,11 +68,7 @@ func report(ctx context.Context, prefix, url, roURL string, limit time.Duration,
 		if !matches(n, prefix) {
 			continue
 		}
-		u := url
-		if isReadOnlyTest(n) {
-			u = roURL
-		}
-		r := runOne(ctx, n, u, limit)
+		r := runOne(ctx, n, choose(n), limit)
 		count[r.outcome]++
 		fmt.Fprintf(w, "%s\t%s\t%s\n", n, r.outcome, r.why)
 		w.Flush()
@@ -84,8 +83,7 @@ func report(ctx context.Context, prefix, url, roURL string, limit time.Duration,
 	return count[failed]+count[hung] == 0, nil
 }
 
-// peer is our target with two LUNs of 64 MiB: 0 is thin and writable, 1 is
-// read-only.
+// peer is our target with three thin LUNs of 64 MiB.
 type peer struct {
 	srv    *target.Server
 	portal netip.AddrPort
@@ -100,11 +98,15 @@ func serve(ctx context.Context) (*peer, error) {
 		if err := s.AddTarget(iqn, "conformance"); err != nil {
 			return err
 		}
-		if err := s.SetMask(iqn, mask.Anyone, mask.Grant{LUN: 0}, mask.Grant{LUN: 1, ReadOnly: true}); err != nil {
+		if err := s.SetMask(iqn, mask.Anyone, mask.Grant{LUN: plainLUN}, mask.Grant{LUN: readOnlyLUN, ReadOnly: true}, mask.Grant{LUN: smallLUN}); err != nil {
 			return err
 		}
-		for i := range 2 {
-			if _, err := s.AddLUN(iqn, i, target.LUN{Device: newMemory(64 << 20), Writable: i == 0}); err != nil {
+		for i := range 3 {
+			physical := 4096
+			if i == smallLUN {
+				physical = 512
+			}
+			if _, err := s.AddLUN(iqn, i, target.LUN{Device: newMemory(64<<20, physical), Writable: i != readOnlyLUN}); err != nil {
 				return err
 			}
 		}

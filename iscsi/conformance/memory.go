@@ -12,15 +12,19 @@ import (
 type memory struct {
 	mu   sync.RWMutex
 	data []byte
+
+	physical int // block, in bytes
 }
 
-func newMemory(size int64) *memory { return &memory{data: make([]byte, size)} }
+func newMemory(size int64, physical int) *memory {
+	return &memory{data: make([]byte, size), physical: physical}
+}
 
 func (m *memory) Size() int64 { return int64(len(m.data)) }
 func (m *memory) Sync() error { return nil }
 
-// Blocks makes it a disk of 512-byte blocks with 4 KiB behind them, as most are.
-func (m *memory) Blocks() (logical, physical int) { return 512, 4096 }
+// Blocks makes it a disk of 512-byte logical blocks.
+func (m *memory) Blocks() (logical, physical int) { return 512, m.physical }
 
 func (m *memory) ReadAt(p []byte, off int64) (int, error) {
 	if err := lun.CheckRange(off, int64(len(p)), m.Size()); err != nil {

