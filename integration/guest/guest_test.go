@@ -213,7 +213,7 @@ setpriv --reuid=postgres --regid=postgres --init-groups $bin/pg_ctl -w -s -m imm
 		const set = "set-0000000000000002-1"
 		sh(t, m, "kill -STOP $("+checkpointer+")")
 		defer sh(t, m, "kill -CONT $("+checkpointer+")")
-		r := snapshot(t, c, set, writer.GuestOptions{Limit: 8 * time.Second})
+		r := snapshot(t, c, set, writer.GuestOptions{Limit: 40 * time.Second})
 		if !strings.Contains(r.Failed, "time limit") || !strings.Contains(r.Failed, "PostgreSQL") || len(r.Completions) != 0 {
 			t.Errorf("%+v", r)
 		}
@@ -257,7 +257,7 @@ setpriv --reuid=postgres --regid=postgres --init-groups $bin/pg_ctl -w -s -m imm
 			_, err := m.Run(context.Background(), "n=0; until [ -s /run/cleave/"+set+"/work/made ]; do n=$((n+1)); [ $n -lt 400 ] || exit 1; sleep 0.1; done; kill -s KILL -- -$(cat /run/cleave/"+set+"/step.pid)")
 			killed <- err
 		}()
-		r := snapshot(t, c, set, writer.GuestOptions{Limit: 20 * time.Second})
+		r := snapshot(t, c, set, writer.GuestOptions{Limit: 60 * time.Second})
 		if err := <-killed; err != nil {
 			t.Fatal(err)
 		}
