@@ -232,6 +232,10 @@ func parseVerify(n *Nexus, c *Command) result {
 func runVerify(n *Nexus, c *Command) result {
 	u := n.unit
 	off, length := int64(c.lba)<<u.shift, int64(c.blocks)<<u.shift
+	if int64(len(c.Out)) < c.Want {
+		// What was not sent was not compared, and must not look so.
+		return check(invalidFieldInCDB)
+	}
 	switch c.CDB[1] >> 1 & 3 {
 	case 0:
 		return u.scan(off, length, nil)

@@ -152,6 +152,14 @@ func TestReadWrite(t *testing.T) {
 	if !bytes.Equal(got, p[:700]) || c.Want != 1024 {
 		t.Errorf("short read: %d bytes, want %d", len(got), c.Want)
 	}
+	// The short forms; a length of 0 means 256 blocks.
+	c, _ = do(b.n, []byte{0x0a, 0, 0, 5, 2, 0}, p, 0)
+	b.want(c, noSense)
+	c, got = do(b.n, []byte{0x08, 0, 0, 0, 0, 0}, nil, 256*512)
+	b.want(c, noSense)
+	if !bytes.Equal(got, d.data[:256*512]) {
+		t.Error("READ(6)")
+	}
 	// FUA makes it stable.
 	fua := cdb10(0x2a, 5, 2)
 	fua[1] = 0x08
@@ -160,7 +168,7 @@ func TestReadWrite(t *testing.T) {
 	if d.syncs != 1 {
 		t.Errorf("%d syncs after FUA", d.syncs)
 	}
-	if st := b.u.Stats(); st.Writes != 2 || st.WriteBytes != 2048 || st.Reads != 2 || st.ReadBytes != 1724 {
+	if st := b.u.Stats(); st.Writes != 3 || st.WriteBytes != 3072 || st.Reads != 3 || st.ReadBytes != 1724+256*512 {
 		t.Errorf("%+v", st)
 	}
 }

@@ -88,7 +88,12 @@ func (s *sender) unreserve(n int64) {
 	s.room.Broadcast()
 }
 
-func (s *sender) wake() { s.room.Broadcast() }
+// wake takes mu so that it can't fall between a look at gone and the wait.
+func (s *sender) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.room.Broadcast()
+}
 
 // close lets what is queued be sent if flush, and forgets it if not.
 func (s *sender) close(flush bool) {
