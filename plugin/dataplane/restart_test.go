@@ -159,7 +159,7 @@ func TestKillTheDaemon(t *testing.T) {
 func TestView(t *testing.T) {
 	need(t, "qemu-io", "qemu-img")
 	cfg := config(t)
-	cfg.ViewTimeout = 5 * time.Second
+	cfg.ViewTimeout = 20 * time.Second
 	c, stop := run(t, cfg)
 	path := image(t, "lvm-o1-thick-4k.img")
 	fi, err := os.Stat(path)
@@ -322,7 +322,7 @@ func sumFile(t *testing.T, path string) []byte {
 func TestHungWorker(t *testing.T) {
 	need(t, "qemu-io")
 	cfg := config(t)
-	cfg.ViewTimeout = 300 * time.Millisecond
+	cfg.ViewTimeout = 2 * time.Second
 	c, _ := run(t, cfg)
 	v := volume(t, c, "db", 8<<20)
 	p, err := c.ExposeVolume(t.Context(), v.ID, []string{alice}, false)

@@ -74,11 +74,6 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := handleOf(p.cmd.Process.Pid, s.Socket)
-	if err != nil {
-		p.end()
-		return nil, err
-	}
 	rep, err := p.listen(ctx, s.Timeout)
 	if err != nil {
 		return nil, err
@@ -93,6 +88,18 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 			p.end()
 			return nil, fmt.Errorf("recovery worker serves %s with %d bytes, it has %d", s.Sources[i].Name, e.Size, want)
 		}
+	}
+	h, err := handleOf(p.cmd.Process.Pid, s.Socket)
+	select {
+	case <-p.over:
+		// Reaped, so what was just read may be another process's.
+		p.end()
+		return nil, p.death()
+	default:
+	}
+	if err != nil {
+		p.end()
+		return nil, fmt.Errorf("recovery worker: %w", err)
 	}
 	return &Worker{Ready: *rep.View, Handle: h, p: p}, nil
 }
