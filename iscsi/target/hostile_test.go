@@ -261,11 +261,11 @@ func FuzzFullFeature(f *testing.F) {
 	var h pdu.Header
 	for _, op := range []pdu.Opcode{pdu.OpNopOut, pdu.OpSCSICommand, pdu.OpTaskMgmt, pdu.OpText, pdu.OpDataOut, pdu.OpLogout} {
 		h.Set(op, 0x80)
-		binary.BigEndian.PutUint32(h[24:], 1)
+		binary.BigEndian.PutUint32(h[24:], 3)
 		f.Add(bytes.Clone(h[:]))
 	}
 	h.Set(pdu.OpSCSICommand, ioWrite)
-	binary.BigEndian.PutUint32(h[24:], 1)
+	binary.BigEndian.PutUint32(h[24:], 3)
 	binary.BigEndian.PutUint32(h[20:], 1<<20)
 	copy(h[32:], cdb10(0x2a, 0, 2048))
 	f.Add(bytes.Clone(h[:]))
@@ -275,6 +275,7 @@ func FuzzFullFeature(f *testing.F) {
 		r := l.dialFor(t)
 		defer r.nc.Close()
 		r.start(alice)
+		r.ready(0) // the unit attention and this: CmdSN 3 is next
 		_, _ = r.nc.Write(in)
 		_ = r.nc.(*net.TCPConn).CloseWrite()
 		if _, err := io.Copy(io.Discard, r.nc); err != nil {
