@@ -78,7 +78,11 @@ func (f *fakeService) Create(ctx context.Context, r orchestrator.Request) (orche
 		if vs[0].Best < r.Level {
 			return orchestrator.Set{}, fmt.Errorf("VM %q: %w: %s asked, %s is the best there is", vm, orchestrator.ErrLevel, r.Level, vs[0].Best)
 		}
-		s.VMs = append(s.VMs, orchestrator.VMResult{Name: vm, Verdict: vs[0], Asked: r.Level,
+		asked := r.Level
+		if asked == orchestrator.LevelNone { // none in particular: the best there is
+			asked = vs[0].Best
+		}
+		s.VMs = append(s.VMs, orchestrator.VMResult{Name: vm, Verdict: vs[0], Asked: asked,
 			Disks: []orchestrator.DiskResult{{Device: "vda", Array: "main", Volume: vm}}})
 	}
 	if r.DryRun {

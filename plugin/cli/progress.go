@@ -42,7 +42,7 @@ func (a *app) progress(id orchestrator.SetID) progress {
 	}
 	var mu sync.Mutex
 	now := string(orchestrator.StatePlanned)
-	pool := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(40))
+	pool := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(40), mpb.WithAutoRefresh())
 	bar := pool.AddBar(int64(len(story)),
 		mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string {

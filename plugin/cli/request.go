@@ -17,7 +17,7 @@ type requestFlags struct {
 func (r *requestFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	f.StringArrayVar(&r.request.VMs, "vm", nil, "VM to snapshot; repeat it for several at one instant of the array (required)")
-	f.StringVar(&r.level, "level", "none", "least level that will do for each VM: application, filesystem, saved or crash; none asks of each the best that it can reach now")
+	f.StringVar(&r.level, "level", "none", "least level that will do for each VM: application, filesystem, saved or crash; none: the best that each can reach now")
 	f.StringArrayVar(&r.to, "to", nil, "IQN of an initiator that shall see the LUNs; repeat it for several")
 	f.BoolVar(&r.request.ExposeDirty, "expose-dirty", false, "let them see the splits as they came off as well, read-only")
 	f.BoolVar(&r.request.AllowUnmirrored, "allow-unmirrored", false, "consent to production running on one copy until the resync")

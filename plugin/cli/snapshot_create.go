@@ -15,7 +15,8 @@ func (a *app) snapshotCreateCommand() *cobra.Command {
 		Long: `Make a snapshot set: each guest that can snapshots itself, then the array splits
 the volumes under all VMs at one instant, and the guests' clean content comes up
 as LUNs. VMs that can't snapshot themselves are paused for the instant of the
-split.
+split. Without --level each VM is held to the best level that it can reach now,
+and what was reached is said in the result.
 
 The set's ID is printed as soon as the set has begun. With --wait the command
 follows it on stderr until it is ready and prints the result: the level that

@@ -74,6 +74,8 @@ func short(d time.Duration) string {
 	switch {
 	case d < 0:
 		return "-" + short(-d)
+	case d < 10*time.Microsecond:
+		return d.String()
 	case d < time.Millisecond:
 		return d.Round(time.Microsecond).String()
 	case d < time.Second:

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 
 	"github.com/cleave-san/cleave/arrays"
@@ -107,5 +109,35 @@ func TestURLs(t *testing.T) {
 	}
 	if got := nbdURL(orchestrator.LUN{}) + iscsiURL(orchestrator.LUN{}); got != "" {
 		t.Errorf("a LUN that nobody sees has the URL %q", got)
+	}
+}
+
+func TestShortDurations(t *testing.T) {
+	for in, want := range map[time.Duration]string{
+		0: "0s", 412: "412ns", 41234: "41µs", 12345678: "12.3ms", -12345678: "-12.3ms", 1234567890: "1.23s", 90 * time.Second: "1m30s",
+	} {
+		if got := short(in); got != want {
+			t.Errorf("short(%d) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// TestProgressOnATerminal: events stay on the screen, in order, and nothing runs
+// on after the end.
+func TestProgressOnATerminal(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{Streams: Streams{Err: &out, ErrTerminal: true}}
+	p := a.progress("set-0123456789abcdef")
+	for i, s := range story {
+		p.event(orchestrator.Event{At: at(i), State: s, Text: "step " + string(s)})
+	}
+	p.end()
+	last := -1
+	for _, s := range story {
+		i := strings.Index(out.String(), "step "+string(s))
+		if i <= last {
+			t.Errorf("event %s is missing or out of order in %q", s, out.String())
+		}
+		last = i
 	}
 }
