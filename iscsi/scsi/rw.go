@@ -2,7 +2,6 @@ package scsi
 
 import (
 	"bytes"
-	"errors"
 	"sync"
 )
 
@@ -116,7 +115,9 @@ func runRead(n *Nexus, c *Command) result {
 			_ = c.In.Put(b[:0])
 			return u.mediumError(err, false, off)
 		}
-		copy(b, part)
+		if len(part) != len(b) {
+			copy(b, part)
+		}
 		off, left = off+int64(len(b)), left-int64(len(b))
 		u.stats.readBytes.Add(uint64(len(b)))
 		if err := c.In.Put(b); err != nil {
@@ -411,5 +412,3 @@ func runStartStop(n *Nexus, c *Command) result {
 	}
 	return result{}
 }
-
-var errNoExtent = errors.New("device gave no extent")

@@ -159,7 +159,10 @@ func parseLBAStatus(n *Nexus, c *Command) result {
 // from where it ended.
 const maxStatusDescs = 64
 
-var errEnough = errors.New("enough extents")
+var (
+	errEnough   = errors.New("enough extents")
+	errNoExtent = errors.New("extents leave a gap or don't go on")
+)
 
 // runLBAStatus tells holes from data. Without a lun.Mapper everything is mapped.
 func runLBAStatus(n *Nexus, c *Command) result {
