@@ -204,10 +204,14 @@ func (p *plane) path(l lunRecord) driver.Path {
 	}
 }
 
+// portalNames are the addresses to tell initiators. "All addresses" is none
+// that they could connect to, and is only named where there is nothing better.
 func (p *plane) portalNames() []string {
 	var out []string
 	for _, a := range append(slices.Clone(p.c.Advertise), p.portals...) {
-		out = append(out, a.String())
+		if !a.Addr().IsUnspecified() || len(p.c.Advertise) == 0 {
+			out = append(out, a.String())
+		}
 	}
 	return out
 }

@@ -12,6 +12,9 @@
 //   - limits on memory, files, threads and, where it only looks, processor time;
 //   - no way to new privileges, and no core dump.
 //
+// It still sees the host's file system, as any unprivileged user does: what
+// others may read, a worker that was taken over may read.
+//
 // The launching side is Start (a recovered view, served as NBD on a unix
 // socket), Inspect and Check (short-lived). Each of them has a hang limit and a
 // bound on what it takes from the worker. Whatever happens in there (a panic,
