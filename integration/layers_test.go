@@ -52,6 +52,8 @@ var arrows = []struct{ from, to string }{
 	{"plugin/demo/guestload", ""},
 	{"plugin/cmd/...", "plugin/..."},
 	{"plugin/assemble", "plugin/... orchestrator orchestrator/... arrays arrays/... iscsi iscsi/... lun lun/..."},
+	// `cleave array`: the embedded array behind the target, and nothing that plans.
+	{"plugin/dataplane", "arrays arrays/driver arrays/embedded arrays/embedded/... iscsi iscsi/... lun lun/..."},
 	{"plugin/demo/...", "plugin/... orchestrator orchestrator/... arrays arrays/... iscsi iscsi/... lun lun/... integration/lab integration/stage"},
 	{"plugin/cli", "plugin/api orchestrator arrays arrays/driver iscsi lun lun/open lun/recovery"},
 	{"plugin/...", "plugin/api orchestrator arrays arrays/driver iscsi lun"},
