@@ -138,9 +138,13 @@ func TestGuestStep(t *testing.T) {
 	m := database(t)
 	c := agent.New(m.AgentSocket())
 	long := writer.GuestOptions{Limit: 2 * time.Minute}
+	steps := 0
 	step := func(name string, f func(t *testing.T)) {
 		if !t.Failed() {
 			t.Run(name, func(t *testing.T) {
+				if steps++; steps > 3 && testing.Short() {
+					t.Skip("the whole story takes minutes; -short takes its first three parts")
+				}
 				f(t)
 				nothingLeft(t, m)
 			})
