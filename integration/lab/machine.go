@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +27,7 @@ type Machine struct {
 	proc   *process
 	ch     *channel
 	booted time.Duration
+	disks  []string
 }
 
 // Boot starts a VM and waits until it is set up: a DB VM answers SQL then. ctx
@@ -56,7 +58,7 @@ func Boot(ctx context.Context, v VM) (*Machine, error) {
 			return nil, err
 		}
 	}
-	m := &Machine{vm: v, accel: accel, dir: v.Dir, keep: v.Dir != ""}
+	m := &Machine{vm: v, accel: accel, dir: v.Dir, keep: v.Dir != "", disks: v.devices()}
 	if m.dir == "" {
 		if m.dir, err = os.MkdirTemp("", "cleave-lab-"); err != nil {
 			return nil, fmt.Errorf("lab: %w", err)
@@ -135,7 +137,12 @@ func (m *Machine) start(ctx context.Context, k kernel, common, template string) 
 		return ctx.Err()
 	}
 	m.booted = time.Since(began)
-	return nil
+	out, err := m.Run(ctx, "cat /run/lab/disks")
+	m.disks = strings.Fields(out.Stdout)
+	if err == nil && len(m.disks) != len(m.vm.Disks) {
+		err = fmt.Errorf("%d disks in the guest, %d given: %q", len(m.disks), len(m.vm.Disks), m.disks)
+	}
+	return err
 }
 
 // freePorts finds a free port of 127.0.0.1 for each guest port.
@@ -194,8 +201,9 @@ func (m *Machine) ConsoleLog() string { return m.path(fileConsole) }
 // appends to it.
 func (m *Machine) Record() string { return m.path(fileRecord) }
 
-// Disks are the guest's names of the disks, in the order given to Boot.
-func (m *Machine) Disks() []string { return m.vm.devices() }
+// Disks are the guest's names of the disks, in the order given to Boot. (Those of
+// a VM that was booted paused are a guess.)
+func (m *Machine) Disks() []string { return slices.Clone(m.disks) }
 
 // Addr is the address on this host that leads to a guest port listed in
 // VM.Forward, or "".
