@@ -27,6 +27,21 @@ const (
 	StateAborted   State = "aborted"
 )
 
+// Code classifies why a set was aborted.
+type Code string
+
+const (
+	CodeFailed       Code = "failed"        // none of the others
+	CodeLevel        Code = "level"         // a VM can't reach what was asked of it
+	CodeBusy         Code = "busy"          // something is in use
+	CodeConsent      Code = "consent"       // possible, but the operator has to allow it
+	CodeTimeout      Code = "timeout"       // a limit passed
+	CodeUnreachable  Code = "unreachable"   // an array, hypervisor or guest did not answer
+	CodeNotPermitted Code = "not-permitted" // credentials or role refuse it
+	CodeReleased     Code = "released"      // somebody gave it back while it was under way
+	CodeRestarted    Code = "restarted"     // the control plane stopped in the middle
+)
+
 // Final reports whether nothing more will happen to a set in this state.
 func (s State) Final() bool { return s == StateReleased || s == StateAborted }
 
@@ -66,7 +81,8 @@ type Set struct {
 	Version int       `json:"version"` // of this document: 1
 	ID      SetID     `json:"id"`
 	State   State     `json:"state"`
-	Reason  string    `json:"reason,omitempty"` // why it was aborted, or is less than asked
+	Reason  string    `json:"reason,omitempty"` // why it was aborted
+	Code    Code      `json:"code,omitempty"`   // the same, for programs
 	Request Request   `json:"request"`
 	Created time.Time `json:"created"`
 	Updated time.Time `json:"updated"`
@@ -129,7 +145,9 @@ type WriterResult struct {
 	Exclude []string `json:"exclude,omitempty"`
 	Restore string   `json:"restore,omitempty"`
 	Label   string   `json:"label,omitempty"` // to be kept with the backup
-	Error   string   `json:"error,omitempty"`
+	// Files belong beside its data when it is restored, by name.
+	Files map[string]string `json:"files,omitempty"`
+	Error string            `json:"error,omitempty"`
 }
 
 // Split is one array snapshot of the set.

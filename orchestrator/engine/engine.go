@@ -20,6 +20,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -139,8 +140,8 @@ func New(cfg Config) (*Engine, error) {
 		}
 		r := e.newRun(rec)
 		e.runs[r.id] = r
-		if rec.Set.State != orchestrator.StateReleasing && rec.Set.State != orchestrator.StateReady && rec.Set.Reason == "" {
-			r.rec.Set.Reason = "the control plane stopped while the set was " + string(rec.Set.State)
+		if rec.Set.State != orchestrator.StateReleasing && rec.Set.State != orchestrator.StateReady {
+			r.fail(fmt.Errorf("%w while the set was %s", errRestarted, rec.Set.State))
 		}
 		e.start(r, machine.Restarted)
 	}
@@ -166,7 +167,10 @@ func (e *Engine) start(r *run, ev machine.Event) {
 	e.wg.Go(func() { r.loop(ev) })
 }
 
-var errStopping = errors.New("the control plane is stopping")
+var (
+	errStopping  = errors.New("the control plane is stopping")
+	errRestarted = errors.New("the control plane stopped")
+)
 
 // find returns the set's run, if it is not final.
 func (e *Engine) find(id orchestrator.SetID) *run {

@@ -8,6 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/cleave-san/cleave/orchestrator"
 	"github.com/cleave-san/cleave/orchestrator/guest/wire"
 	"github.com/cleave-san/cleave/orchestrator/journal"
@@ -60,6 +63,7 @@ func (r *run) guest(ctx context.Context) error {
 	for _, m := range r.vms {
 		if m.verdict.How == orchestrator.ByGuest {
 			r.addSteps(guestSteps(m)...)
+			r.tracePhases(ctx, m)
 			errs = append(errs, r.settleGuest(ctx, m, id))
 		}
 	}
@@ -157,6 +161,20 @@ func guestSteps(m *member) []orchestrator.Step {
 		ss = append(ss, orchestrator.Step{Name: "snapshot of " + c.Volume, VM: m.vm.Name, Clock: "guest", From: c.Began, To: c.Ended, Error: c.Error})
 	}
 	return ss
+}
+
+// tracePhases puts what the guest did, phase by phase, into the trace: spans by
+// the guest's clock.
+func (r *run) tracePhases(ctx context.Context, m *member) {
+	for i, p := range m.report.Phases {
+		end := m.report.Finished
+		if i+1 < len(m.report.Phases) {
+			end = m.report.Phases[i+1].At
+		}
+		_, span := r.e.cfg.Tracer.Start(ctx, p.Name, trace.WithTimestamp(p.At),
+			trace.WithAttributes(attribute.String("cleave.vm", m.vm.Name), attribute.String("cleave.clock", "guest")))
+		span.End(trace.WithTimestamp(end))
+	}
 }
 
 // dropGuests has the guests drop their snapshots, which are safe in the split

@@ -317,6 +317,12 @@ func (m *member) result() orchestrator.VMResult {
 	}
 	for _, w := range m.report.Writers {
 		x := orchestrator.WriterResult{App: w.App, Version: w.Version, State: string(w.State), Method: w.Method, Label: w.Label, Error: w.Error}
+		for _, f := range w.Files {
+			if x.Files == nil {
+				x.Files = map[string]string{}
+			}
+			x.Files[f.Name] = f.Content
+		}
 		for _, c := range w.Components {
 			x.Volumes = append(x.Volumes, c.Volumes...)
 			x.Include = append(x.Include, c.Include...)

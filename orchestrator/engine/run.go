@@ -143,7 +143,7 @@ func (r *run) enter(from, to orchestrator.State) error {
 		switch to {
 		case orchestrator.StatePlanned: // again, after retrying
 			s.Attempt++
-			s.Reason = ""
+			s.Reason, s.Code = "", ""
 		case orchestrator.StateRetrying, orchestrator.StateAborting, orchestrator.StateAborted:
 			if s.Reason != "" {
 				text += ": " + s.Reason
@@ -184,7 +184,7 @@ func (r *run) fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.rec.Set.Reason == "" {
-		r.rec.Set.Reason = err.Error()
+		r.rec.Set.Reason, r.rec.Set.Code = err.Error(), codeOf(err)
 	}
 	r.e.cfg.Logger.Warn("snapshot set fails", "set", r.id, "state", r.rec.Set.State, "error", err)
 }
