@@ -57,6 +57,9 @@ func (s *Server) Listen(ctx context.Context, portal netip.AddrPort) (netip.AddrP
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", portal.String())
 	if err != nil {
+		if op := (*net.OpError)(nil); errors.As(err, &op) {
+			err = op.Err // the address is said once
+		}
 		return netip.AddrPort{}, fmt.Errorf("iSCSI portal %s: %w", portal, err)
 	}
 	bound := l.Addr().(*net.TCPAddr).AddrPort()

@@ -24,6 +24,7 @@ func Parts(release string, getenv func(string) string) cli.Parts {
 		RunServe: func(ctx context.Context, o cli.ServeOptions, log *slog.Logger) error {
 			return Serve(ctx, o, release, getenv, log)
 		},
+		ServeLUNs: serveLUNs,
 	}
 	p.ControlSocket, p.ArraySocket = Sockets(getenv)
 	return p

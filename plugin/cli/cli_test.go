@@ -35,6 +35,7 @@ func parts(socket string, storage Storage) Parts {
 		Storage:       func(string) Storage { return storage },
 		RunArray:      func(context.Context, ArrayOptions, *slog.Logger) error { return nil },
 		RunServe:      func(context.Context, ServeOptions, *slog.Logger) error { return nil },
+		ServeLUNs:     func(context.Context, LUNOptions, func([]ServedLUN) error, *slog.Logger) error { return nil },
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"syscall"
 
 	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/arrays/driver"
@@ -41,6 +42,10 @@ var exits = []struct {
 	{ExitNotFound, []error{orchestrator.ErrNotFound, fs.ErrNotExist},
 		[]driver.Kind{driver.NotFound, driver.NotMine},
 		"`cleave vm list`, `cleave volume list` and `cleave snapshot list` show what there is"},
+	{ExitBusy, []error{syscall.EADDRINUSE}, nil,
+		"`ss -ltnp` shows who listens there: end it, or choose another port"},
+	{ExitFailed, []error{syscall.EADDRNOTAVAIL}, nil,
+		"the address is none of this host's; `ip address` lists those that are"},
 	{ExitBusy, []error{orchestrator.ErrBusy}, []driver.Kind{driver.Busy},
 		"`cleave snapshot list` shows which set holds it"},
 	{ExitNotPermitted, []error{orchestrator.ErrNotPermitted, fs.ErrPermission},

@@ -1,11 +1,8 @@
 package cli
 
 import (
-	"bytes"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -43,10 +40,10 @@ starts, so they stay where they are.`,
 				return err
 			}
 			i.IQN = iqns[0]
-			if secretFile, err = checkSecret("--chap-secret-file", i.User, secretFile); err != nil {
+			if secretFile, _, err = readSecret("--chap-secret-file", i.User, secretFile); err != nil {
 				return err
 			}
-			if mutualFile, err = checkSecret("--mutual-secret-file", i.Mutual, mutualFile); err != nil {
+			if mutualFile, _, err = readSecret("--mutual-secret-file", i.Mutual, mutualFile); err != nil {
 				return err
 			}
 			return a.withStorage(func(s Storage) error {
@@ -66,38 +63,6 @@ starts, so they stay where they are.`,
 	c.MarkFlagsRequiredTogether("chap-user", "chap-secret-file")
 	c.MarkFlagsRequiredTogether("mutual-user", "mutual-secret-file")
 	return c
-}
-
-// checkSecret looks at the file with user's CHAP secret, if there is a user, and
-// returns its absolute path.
-func checkSecret(flag, user, path string) (string, error) {
-	if user == "" {
-		return "", nil
-	}
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", flag, err)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", flag, err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", flag, err)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return "", hint(usagef("%s: %s may be read by other users", flag, path), "`chmod 600 %s`", path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, 300))
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", flag, err)
-	}
-	if n := len(bytes.TrimRight(b, "\r\n")); n < 12 || n > 256 {
-		return "", usagef("%s: the secret in %s has %d bytes, want 12 to 256", flag, path, n)
-	}
-	return path, nil
 }
 
 func (a *app) initiatorListCommand() *cobra.Command {

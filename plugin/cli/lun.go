@@ -13,30 +13,33 @@ import (
 )
 
 // lunCommand is `cleave lun`: tools for what is inside a LUN. They need neither
-// daemon; what they open is opened for reading only.
-func lunCommand(s Streams) *cobra.Command {
+// daemon; what they open is opened for reading only, but for lun serve.
+func (a *app) lunCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lun",
 		Short: "Look into a LUN and bring back the snapshots inside it",
 		Long: `Look into a LUN: partitions, LVM volume groups, and the snapshots that a guest made inside its own disk.
 
-SRC is a file or a block device, opened for reading only; nothing is mounted or activated. Give it several times where a
+SRC is a file or a block device, opened for reading only (but for lun serve); nothing is mounted or activated. Give it several times where a
 volume group spans several disks.
 
 Volumes have names: "disk" is the whole content, "p1" the first partition, "vg/lv" a logical volume or a snapshot. Among
 several SRC, disks and partitions are numbered: "1:disk", "2:p1". A UUID is as good as a name.`,
 	}
-	c.AddCommand(lunInspectCommand(s), lunSumCommand(s), lunRecoverCommand(s))
+	c.AddCommand(a.lunInspectCommand(), a.lunSumCommand(), a.lunRecoverCommand())
+	if a.parts.ServeLUNs != nil {
+		c.AddCommand(a.lunServeCommand())
+	}
 	return c
 }
 
 // withContents opens the sources, probes them, and closes them after fn.
 func withContents(ctx context.Context, paths []string, fn func(*open.Contents) error) (err error) {
+	if err := fromHost(paths); err != nil {
+		return err
+	}
 	var sources []open.Source
 	for _, p := range paths {
-		if strings.Contains(p, "://") {
-			return usagef("%s: SRC must be a file or a block device of this host", p)
-		}
 		d, err := open.File(p)
 		if err != nil {
 			return hint(err, "SRC is a file or a block device that you may read; check its path")
@@ -49,6 +52,16 @@ func withContents(ctx context.Context, paths []string, fn func(*open.Contents) e
 		return err
 	}
 	return lunError(fn(c))
+}
+
+// fromHost refuses sources that are not of this host.
+func fromHost(paths []string) error {
+	for _, p := range paths {
+		if strings.Contains(p, "://") {
+			return usagef("%s: SRC must be a file or a block device of this host", p)
+		}
+	}
+	return nil
 }
 
 // lunError gives errors of the recovery packages their place in the table of

@@ -9,9 +9,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func lunInspectCommand(s Streams) *cobra.Command {
-	a := &app{Streams: s, output: formatTable}
-	c := &cobra.Command{
+func (a *app) lunInspectCommand() *cobra.Command {
+	return &cobra.Command{
 		Use:   "inspect SRC…",
 		Short: "Show partitions, volumes and the snapshots inside them",
 		Long: `Show what SRC holds: partition tables, LVM physical volumes, volume groups and volumes, and the snapshots inside them
@@ -35,8 +34,6 @@ What is damaged is listed under findings. If damage hides a part of SRC, the exi
 			})
 		},
 	}
-	c.Flags().VarP(&a.output, "output", "o", "how the result is printed: table, wide, json, yaml or name")
-	return c
 }
 
 func volumeNames(c *open.Contents) []string {

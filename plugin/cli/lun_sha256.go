@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func lunSumCommand(s Streams) *cobra.Command {
+func (a *app) lunSumCommand() *cobra.Command {
 	var volume string
 	c := &cobra.Command{
 		Use:   "sha256 SRC…",
@@ -28,18 +28,18 @@ Without --volume all volumes are read. One that can't be read is named on stderr
 					if err != nil {
 						return err
 					}
-					return printSum(c, s, v)
+					return printSum(c, a.Streams, v)
 				}
 				failed := len(contents.Damage) > 0
 				for _, d := range contents.Damage {
-					say(s.Err, "cleave", d.Error())
+					say(a.Err, "cleave", d.Error())
 				}
 				for _, v := range contents.Volumes() {
-					if err := printSum(c, s, v); c.Context().Err() != nil {
+					if err := printSum(c, a.Streams, v); c.Context().Err() != nil {
 						return err
 					} else if err != nil {
 						failed = true
-						say(s.Err, "cleave", err.Error())
+						say(a.Err, "cleave", err.Error())
 					}
 				}
 				if failed {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/orchestrator"
 )
 
@@ -24,6 +26,10 @@ type Parts struct {
 	// ends. They return when all has been closed.
 	RunArray func(ctx context.Context, o ArrayOptions, log *slog.Logger) error
 	RunServe func(ctx context.Context, o ServeOptions, log *slog.Logger) error
+	// ServeLUNs serves devices of this host by iSCSI until ctx ends, and calls
+	// ready once initiators can log in. When it returns nobody is served any
+	// more, and what was made for it is gone.
+	ServeLUNs func(ctx context.Context, o LUNOptions, ready func([]ServedLUN) error, log *slog.Logger) error
 	// ControlSocket and ArraySocket are where the planes listen if nobody says
 	// otherwise.
 	ControlSocket, ArraySocket string
@@ -55,6 +61,50 @@ type ServeOptions struct {
 	Config    string
 	Socket    string
 	WithArray bool
+}
+
+// LUNOptions is what `cleave lun serve` and `cleave lun recover --serve` were
+// told.
+type LUNOptions struct {
+	Sources []string // files and block devices; one LUN each, in this order
+
+	// Recover serves the sources with volumes put back to their in-guest
+	// snapshots, and never writes to a source; without it the sources
+	// themselves are served.
+	Recover bool
+	// Snapshots to put volumes back to, by UUID or name. None: every volume
+	// that has exactly one.
+	Snapshots []string
+	// Overlay is the directory for what is written to recovered LUNs; "" is the
+	// system's for temporary files.
+	Overlay string
+
+	Portal     netip.AddrPort
+	IQN        iscsi.Name
+	Initiators []iscsi.Name // none: any
+	User       string       // CHAP; "" if there is none
+	Secret     []byte       // its secret; in no message
+	ReadOnly   bool
+}
+
+// ServedLUN is a LUN that initiators can see.
+type ServedLUN struct {
+	Source    string      `json:"source"`
+	URL       string      `json:"url"` // iscsi://portal/iqn/lun
+	Portal    string      `json:"portal"`
+	IQN       string      `json:"iqn"`
+	LUN       int         `json:"lun"`
+	NAA       string      `json:"naa"`
+	Size      int64       `json:"size"` // bytes
+	Writable  bool        `json:"writable"`
+	Recovered []Recovered `json:"recovered,omitempty"` // on all LUNs of the view together
+}
+
+// Recovered is a volume that shows the content of its in-guest snapshot.
+type Recovered struct {
+	Volume   string `json:"volume"`
+	Snapshot string `json:"snapshot"`
+	UUID     string `json:"uuid"` // of the snapshot
 }
 
 // Storage administers the volumes of the embedded array, and who sees them.

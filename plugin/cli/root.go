@@ -69,7 +69,7 @@ Exit status: 0 ok, 1 failed, 2 usage, 3 partial or level not reached,
 	f.StringVar(&a.logLevel, "log-level", "info", "least level that is logged: debug, info, warn or error")
 	f.StringVar(&a.logFormat, "log-format", "text", "how logs are written to stderr: text or json")
 
-	commands := []*cobra.Command{lunCommand(s), a.versionCommand()}
+	commands := []*cobra.Command{a.lunCommand(), a.versionCommand()}
 	if p.Service != nil {
 		commands = append(commands, a.vmCommand(), a.explainCommand(), a.snapshotCommand(), a.execCommand(), a.doctorCommand())
 	}

@@ -75,7 +75,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	for _, portal := range c.Portals {
 		bound, err := p.target.Listen(ctx, portal)
 		if err != nil {
-			return fmt.Errorf("data plane: portal %s: %w", portal, err)
+			return fmt.Errorf("data plane: %w", err)
 		}
 		p.portals = append(p.portals, bound)
 	}

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+// images are foreign tools' disks.
+const images = "../../../lun/testdata"
+
+// patience bounds each wait of a script; reaching it is a failure.
+const patience = time.Minute
+
+// commands of the scripts, besides testscript's own:
+//
+//	cleave ARGS…       runs the program to its end
+//	status N           the exit status of the last cleave
+//	port NAME          sets NAME to an address of this host with a port that is free
+//	listen ADDR        listens there until the script's end
+//	up NAME ARGS…      starts `cleave ARGS…` and waits until it has said a line on stdout, which becomes NAME.out
+//	daemon NAME ARGS…  starts `cleave ARGS…` and waits for nothing
+//	ask ARGS…          runs `cleave ARGS…` until it succeeds
+//	down NAME [N]      sends it SIGTERM and waits; its exit status is N, or 0; what it said on stderr becomes NAME.err
+//	crash NAME         sends it SIGKILL and waits
+//	unpack NAME FILE   writes an image of lun/testdata
+//	poke FILE OFF HEX  overwrites bytes
+//	small DIR SIZE     mounts a file system of SIZE bytes on DIR until the script's end
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"cleave": func(ts *testscript.TestScript, neg bool, args []string) {
+		code := runCleave(ts, args)
+		ts.Setenv("status", strconv.Itoa(code))
+		if (code != 0) != neg {
+			ts.Fatalf("cleave %v: exit status %d", args, code)
+		}
+	},
+	"status": func(ts *testscript.TestScript, _ bool, args []string) {
+		if got := ts.Getenv("status"); len(args) != 1 || got != args[0] {
+			ts.Fatalf("exit status %s, want %v", got, args)
+		}
+	},
+	"port": func(ts *testscript.TestScript, _ bool, args []string) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		ts.Setenv(args[0], l.Addr().String())
+		l.Close()
+	},
+	"listen": func(ts *testscript.TestScript, _ bool, args []string) {
+		l, err := net.Listen("tcp", args[0])
+		ts.Check(err)
+		ts.Defer(func() { l.Close() })
+	},
+	"up": func(ts *testscript.TestScript, _ bool, args []string) {
+		d := begin(ts, args)
+		wait(ts, args[0]+" says nothing", func() bool {
+			select {
+			case <-d.over:
+				ts.Fatalf("%v ended: %v\n%s", args, d.err, d.errs.String())
+			default:
+			}
+			return strings.HasSuffix(d.out.String(), "\n")
+		})
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]+".out"), []byte(d.out.String()), 0o600))
+	},
+	"daemon": func(ts *testscript.TestScript, _ bool, args []string) { begin(ts, args) },
+	"ask": func(ts *testscript.TestScript, _ bool, args []string) {
+		wait(ts, fmt.Sprintf("cleave %v fails", args), func() bool { return runCleave(ts, args) == 0 })
+	},
+	"down": func(ts *testscript.TestScript, _ bool, args []string) {
+		d, want := named(ts, args[0]), 0
+		if len(args) > 1 {
+			want, _ = strconv.Atoi(args[1])
+		}
+		_ = d.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+		d.wait(ts, args[0])
+		if got := d.cmd.ProcessState.ExitCode(); got != want {
+			ts.Fatalf("%s: exit status %d, want %d\n%s", args[0], got, want, d.errs.String())
+		}
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]+".err"), []byte(d.errs.String()), 0o600))
+	},
+	"crash": func(ts *testscript.TestScript, _ bool, args []string) {
+		d := named(ts, args[0])
+		ts.Check(d.cmd.Process.Kill())
+		d.wait(ts, args[0])
+	},
+	"unpack": func(ts *testscript.TestScript, _ bool, args []string) {
+		ts.Check(unpack(filepath.Join(images, args[0]+".img.zst"), ts.MkAbs(args[1])))
+	},
+	"poke": func(ts *testscript.TestScript, _ bool, args []string) {
+		ts.Check(poke(ts.MkAbs(args[0]), args[1], args[2]))
+	},
+	"small": func(ts *testscript.TestScript, _ bool, args []string) {
+		dir := ts.MkAbs(args[0])
+		ts.Check(os.Mkdir(dir, 0o700))
+		ts.Check(unix.Mount("none", dir, "tmpfs", 0, "size="+args[1]))
+		ts.Defer(func() { ts.Check(unix.Unmount(dir, unix.MNT_DETACH)) })
+	},
+}
+
+// world is what one script has running.
+type world struct{ daemons map[string]*daemon }
+
+type worldKey struct{}
+
+// end kills what a script that failed left running.
+func (w *world) end() {
+	for _, d := range w.daemons {
+		_ = d.cmd.Process.Kill() // most have ended
+		<-d.over
+	}
+}
+
+// daemon is a running program.
+type daemon struct {
+	cmd       *exec.Cmd
+	out, errs said
+	over      chan struct{} // closed when it has ended …
+	err       error         // … with this
+}
+
+func command(ts *testscript.TestScript, args []string) *exec.Cmd {
+	self, err := os.Executable()
+	ts.Check(err)
+	cmd := exec.Command(self, args...)
+	cmd.Env = []string{asProgram + "=1"}
+	cmd.Dir = ts.MkAbs(".")
+	for _, k := range []string{"PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR", "CLEAVE_CONFIG"} {
+		cmd.Env = append(cmd.Env, k+"="+ts.Getenv(k))
+	}
+	return cmd
+}
+
+func runCleave(ts *testscript.TestScript, args []string) int {
+	cmd := command(ts, args)
+	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
+	err := cmd.Run()
+	if ee := (*exec.ExitError)(nil); err != nil && !errors.As(err, &ee) {
+		ts.Fatalf("%v", err)
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+// begin starts args[1:] under the name args[0].
+func begin(ts *testscript.TestScript, args []string) *daemon {
+	d := &daemon{cmd: command(ts, args[1:]), over: make(chan struct{})}
+	d.cmd.Stdout, d.cmd.Stderr = &d.out, &d.errs
+	ts.Check(d.cmd.Start())
+	go func() {
+		d.err = d.cmd.Wait()
+		close(d.over)
+	}()
+	ts.Value(worldKey{}).(*world).daemons[args[0]] = d
+	return d
+}
+
+func named(ts *testscript.TestScript, name string) *daemon {
+	d := ts.Value(worldKey{}).(*world).daemons[name]
+	if d == nil {
+		ts.Fatalf("nothing was started as %q", name)
+	}
+	return d
+}
+
+func (d *daemon) wait(ts *testscript.TestScript, name string) {
+	select {
+	case <-d.over:
+	case <-time.After(patience):
+		ts.Fatalf("%s does not end\n%s", name, d.errs.String())
+	}
+}
+
+// wait asks until f is true.
+func wait(ts *testscript.TestScript, otherwise string, f func() bool) {
+	late := time.After(patience)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-late:
+			ts.Fatalf("%s", otherwise)
+		}
+	}
+}
+
+// said is what a running program wrote.
+type said struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func unpack(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	z, err := zstd.NewReader(in)
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, z)
+	return errors.Join(err, out.Close())
+}
+
+func poke(path, off, hex string) error {
+	at, err := strconv.ParseInt(off, 0, 64)
+	if err != nil {
+		return err
+	}
+	var b []byte
+	if _, err := fmt.Sscanf(hex, "%x", &b); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, at)
+	return errors.Join(err, f.Close())
+}
