@@ -3,8 +3,10 @@ package embedded
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/lun"
@@ -27,6 +29,9 @@ func (a *Array) CreateVolume(ctx context.Context, o CreateVolume) (VolumeInfo, e
 	}
 	r := volumeRecord{ID: lun.NewIdentity(), Name: o.Name, Size: o.Size, Created: a.o.Now().UTC(), Want: slices.Clone(o.Pools)}
 	for _, pool := range o.Pools {
+		if err := a.checkRoom(pool); err != nil {
+			return VolumeInfo{}, fmt.Errorf("volume %q: %w", o.Name, err)
+		}
 		r.Mirrors = append(r.Mirrors, newMirror(o.Name, pool, inSync))
 	}
 	r.noteUnmirrored(r.Created)
@@ -65,12 +70,33 @@ func (a *Array) checkPool(name string) error {
 	p := a.pools[name]
 	switch {
 	case p == nil:
-		return driver.Errorf(driver.NotFound, "no pool %.80q", name)
+		return driver.Errorf(driver.NotFound, "no pool %.80q: there are %s", name, strings.Join(slices.Sorted(maps.Keys(a.pools)), ", "))
 	case p.offline != nil:
 		return driver.Errorf(driver.Unreachable, "%w", p.offline)
 	}
 	return nil
 }
+
+// checkRoom is checkPool for a pool that is to hold a new mirror. It takes
+// little, being sparse; but one in a full pool is lost at the first write.
+func (a *Array) checkRoom(name string) error {
+	if err := a.checkPool(name); err != nil {
+		return err
+	}
+	dir := a.pools[name].dir
+	_, free, err := a.fs.Space(dir)
+	if err != nil {
+		return fmt.Errorf("pool %q: %w", name, err)
+	}
+	if free < poolReserve {
+		return driver.Errorf(driver.NoSpace, "pool %q is full: %d bytes are free in %s", name, free, dir)
+	}
+	return nil
+}
+
+// poolReserve is how much room a pool must have for a mirror to be made in it,
+// in bytes.
+const poolReserve = 64 << 10
 
 func (r *volumeRecord) files() (out []fileRef) {
 	for _, m := range r.Mirrors {
@@ -284,7 +310,7 @@ func (v *volume) grow(size int64) error {
 func (a *Array) AddMirror(ctx context.Context, ref driver.VolumeID, pool string) (MirrorInfo, error) {
 	v, err := a.find(ref)
 	if err == nil {
-		err = a.checkPool(pool)
+		err = a.checkRoom(pool)
 	}
 	if err == nil {
 		err = v.lockAdmin(ctx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cleave-san/cleave/orchestrator"
 )
@@ -35,7 +36,7 @@ func setID(s string) (orchestrator.SetID, error) {
 	const form = "set-0123456789abcdef"
 	bad := len(s) != len(form) || s[:4] != form[:4]
 	for _, r := range s[min(4, len(s)):] {
-		bad = bad || !(r >= '0' && r <= '9' || r >= 'a' && r <= 'f')
+		bad = bad || !strings.ContainsRune("0123456789abcdef", r)
 	}
 	if bad {
 		return "", hint(usagef("snapshot set %.60q: want an ID such as %s", s, form), "`cleave snapshot list` shows them")
@@ -43,15 +44,32 @@ func setID(s string) (orchestrator.SetID, error) {
 	return orchestrator.SetID(s), nil
 }
 
+// ends are the errors of sets that were aborted, by the set's code, and what to
+// try next where there is something better than reading the whole story.
+var ends = map[orchestrator.Code]struct {
+	err  error
+	next string
+}{
+	orchestrator.CodeLevel:        {orchestrator.ErrLevel, ""},
+	orchestrator.CodeBusy:         {orchestrator.ErrBusy, ""},
+	orchestrator.CodeConsent:      {orchestrator.ErrNotPermitted, "--allow-unmirrored consents to production running on one copy until the resync"},
+	orchestrator.CodeTimeout:      {orchestrator.ErrTimeout, ""},
+	orchestrator.CodeUnreachable:  {orchestrator.ErrUnreachable, ""},
+	orchestrator.CodeNotPermitted: {orchestrator.ErrNotPermitted, ""},
+	orchestrator.CodeRestarted:    {nil, "nothing is left behind; run it again"},
+}
+
 // outcome turns a set that is ready or over into the command's error.
 func outcome(s orchestrator.Set) error {
 	short := slices.IndexFunc(s.VMs, func(v orchestrator.VMResult) bool { return v.Reached < v.Asked })
 	switch {
-	case s.State == orchestrator.StateAborted && short >= 0 && s.VMs[short].Reached > orchestrator.LevelNone:
-		return fmt.Errorf("snapshot set %s was aborted: %s: %w", s.ID, s.Reason, orchestrator.ErrLevel)
 	case s.State == orchestrator.StateAborted:
-		return hint(fmt.Errorf("snapshot set %s was aborted: %s", s.ID, s.Reason),
-			"nothing is left behind; `cleave snapshot show %s` has the whole story", s.ID)
+		end := ends[s.Code]
+		err := error(&hinted{err: fmt.Errorf("snapshot set %s was aborted: %s", s.ID, s.Reason), is: end.err})
+		if end.next != "" {
+			return hint(err, "%s", end.next)
+		}
+		return hint(err, "nothing is left behind; `cleave snapshot show %s` has the whole story", s.ID)
 	case short >= 0:
 		v := s.VMs[short]
 		return hint(fmt.Errorf("VM %q: %s asked, %s reached: %s: %w", v.Name, v.Asked, v.Reached, v.Why, orchestrator.ErrLevel),

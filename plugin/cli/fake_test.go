@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -132,6 +133,10 @@ func (f *fakeService) Wait(_ context.Context, id orchestrator.SetID, watch func(
 	}
 	for i, st := range []orchestrator.State{orchestrator.StatePlanned, orchestrator.StateGuestDone, orchestrator.StateSplit} {
 		watch(orchestrator.Event{Set: id, At: at(i * 100), State: st, Text: "the set is " + string(st)})
+	}
+	if code, ok := strings.CutPrefix(s.Request.Note, "abort "); ok {
+		s.State, s.Reason, s.Code = orchestrator.StateAborted, "it ended as "+code, orchestrator.Code(code)
+		return *s, nil
 	}
 	switch s.Request.Note {
 	case "abort":
