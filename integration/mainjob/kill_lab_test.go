@@ -82,7 +82,7 @@ func TestArrayKilled(t *testing.T) {
 
 func (s *scene) newest() orchestrator.Set {
 	s.Helper()
-	out, err := s.stage.Cleave(s.ctx, "snapshot", "list", "-o", "name")
+	out, err := s.stage.Cleave(s.ctx, "snapshot", "list", "--all", "-o", "name")
 	s.ok(err)
 	id, _, _ := strings.Cut(out, "\n")
 	set, err := s.stage.Set(s.ctx, "snapshot", "show", id)

@@ -37,7 +37,9 @@ func TestQuickDataAndWALOnTwoVolumes(t *testing.T) {
 	set, err = s.stage.Set(s.ctx, "snapshot", "expose", string(set.ID), "--writable", "--to", stage.ProofInitiator)
 	s.ok(err)
 	s.prove(set, label)
-	set, err = s.stage.Set(s.ctx, "snapshot", "delete", string(set.ID))
+	_, err = s.stage.Cleave(s.ctx, "snapshot", "delete", string(set.ID))
+	s.ok(err)
+	set, err = s.stage.Set(s.ctx, "snapshot", "show", string(set.ID))
 	s.ok(err)
 	if set.State != orchestrator.StateReleased {
 		t.Errorf("set is %s", set.State)

@@ -22,23 +22,24 @@ type Volume struct {
 // Volumes lists the array's volumes.
 func (s *Stage) Volumes(ctx context.Context) ([]Volume, error) {
 	var l struct {
-		Items []Volume `json:"items"`
+		Volumes []Volume `json:"volumes"`
 	}
-	return l.Items, s.json(ctx, &l, "volume", "list")
+	err := s.json(ctx, &l, "volume", "list")
+	return l.Volumes, err
 }
 
 // Seen names the LUNs that an initiator sees.
 func (s *Stage) Seen(ctx context.Context, iqn string) ([]string, error) {
 	var l struct {
-		Items []struct {
+		Initiators []struct {
 			IQN  string   `json:"iqn"`
 			LUNs []string `json:"luns"`
-		} `json:"items"`
+		} `json:"initiators"`
 	}
 	if err := s.json(ctx, &l, "initiator", "list"); err != nil {
 		return nil, err
 	}
-	for _, i := range l.Items {
+	for _, i := range l.Initiators {
 		if i.IQN == iqn {
 			return i.LUNs, nil
 		}

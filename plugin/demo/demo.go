@@ -158,7 +158,7 @@ func (t *story) snapshot(ctx context.Context) error {
 		return err
 	}
 	t.setEnded = time.Now()
-	out, err := t.stage.Cleave(ctx, "snapshot", "list", "-o", "name")
+	out, err := t.stage.Cleave(ctx, "snapshot", "list", "--all", "-o", "name")
 	if err != nil {
 		return err
 	}
