@@ -95,7 +95,7 @@ func Open(ctx context.Context, o Options) (_ *Array, err error) {
 	}
 	a.lock, err = a.fs.Lock(filepath.Join(o.StateDir, lockFile))
 	if errors.Is(err, disk.ErrLocked) {
-		return nil, fmt.Errorf("the state directory is in use by another array daemon: %w", err)
+		return nil, driver.Errorf(driver.Busy, "the state directory is in use by another array daemon: %w", err)
 	} else if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sort"
 
+	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/disk"
 	"github.com/cleave-san/cleave/lun"
 )
@@ -49,7 +50,7 @@ func openPool(fs disk.FS, name, dir string, array, known lun.Identity) (*pool, l
 	lock, err := fs.Lock(filepath.Join(dir, lockFile))
 	switch {
 	case errors.Is(err, disk.ErrLocked):
-		return nil, known, fmt.Errorf("pool %q in %s is in use by another array daemon: %w", name, dir, err)
+		return nil, known, driver.Errorf(driver.Busy, "pool %q in %s is in use by another array daemon: %w", name, dir, err)
 	case err != nil && known.IsZero():
 		return nil, known, fmt.Errorf("pool %q: %w", name, err)
 	case err != nil: // read-only: what is in it may still be read

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/cleave-san/cleave/arrays"
+	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/plugin/cli"
@@ -56,7 +58,11 @@ func Array(ctx context.Context, o cli.ArrayOptions, getenv func(string) string, 
 			log.Warn(p)
 		}
 	}
-	return dataplane.Run(ctx, run, log)
+	err = dataplane.Run(ctx, run, log)
+	if arrays.KindOf(err) == driver.Busy {
+		return &hinted{err, "a `cleave array` runs with this state directory or pool: end it first, or name others"}
+	}
+	return err
 }
 
 // config is what the data plane is run with.

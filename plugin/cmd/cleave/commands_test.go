@@ -39,6 +39,7 @@ const patience = time.Minute
 //	crash NAME         sends it SIGKILL and waits
 //	unpack NAME FILE   writes an image of lun/testdata
 //	poke FILE OFF HEX  overwrites bytes
+//	kill-later FILE    kills the process whose number is in FILE at the script's end
 //	small DIR SIZE     mounts a file system of SIZE bytes on DIR until the script's end
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"cleave": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -102,6 +103,13 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	},
 	"poke": func(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(poke(ts.MkAbs(args[0]), args[1], args[2]))
+	},
+	"kill-later": func(ts *testscript.TestScript, _ bool, args []string) {
+		b, err := os.ReadFile(ts.MkAbs(args[0]))
+		ts.Check(err)
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		ts.Check(err)
+		ts.Defer(func() { ts.Check(syscall.Kill(pid, syscall.SIGKILL)) })
 	},
 	"small": func(ts *testscript.TestScript, _ bool, args []string) {
 		dir := ts.MkAbs(args[0])
