@@ -34,7 +34,7 @@ func (r *run) guest(ctx context.Context) error {
 	var hs []journal.Holding
 	for _, m := range r.vms {
 		if m.verdict.How == orchestrator.ByGuest {
-			hs = append(hs, journal.Holding{Kind: journal.GuestSnapshot, VM: m.vm.Name, Tag: string(id)})
+			hs = append(hs, m.guestHolding(id))
 		}
 	}
 	if len(hs) == 0 {
@@ -146,7 +146,12 @@ func (r *run) settleGuest(ctx context.Context, m *member, id orchestrator.SetID)
 	m.verdict.Class, m.verdict.How = orchestrator.SomeDowntime, orchestrator.ByPause
 	m.verdict.Reason = m.problem
 	r.say("VM %s falls back to a pause: %s", m.vm.Name, m.problem)
-	return r.released(journal.Holding{Kind: journal.GuestSnapshot, VM: m.vm.Name, Tag: string(id)})
+	return r.released(m.guestHolding(id))
+}
+
+// guestHolding is what a guest step leaves to be given back.
+func (m *member) guestHolding(id orchestrator.SetID) journal.Holding {
+	return journal.Holding{Kind: journal.GuestSnapshot, VM: m.vm.Name, Writer: m.writer.Name(), Tag: string(id)}
 }
 
 // guestSteps puts the guest's own account on the timeline, by the guest's clock.
@@ -186,7 +191,7 @@ func (r *run) dropGuests(ctx context.Context) {
 			continue
 		}
 		wg.Go(func() {
-			h := journal.Holding{Kind: journal.GuestSnapshot, VM: m.vm.Name, Tag: string(r.stepID())}
+			h := m.guestHolding(r.stepID())
 			err := r.step(ctx, "drop in-guest snapshots", m.vm.Name, func(ctx context.Context) error {
 				return r.undoOne(ctx, h)
 			})

@@ -126,27 +126,20 @@ func wrap(h journal.Holding, err error) error {
 // undoGuest has the guest drop its snapshots. A VM that is off or gone can't be
 // asked; its guest's own timer ends with it, so this is said aloud.
 func (r *run) undoGuest(ctx context.Context, h journal.Holding) error {
-	vms, err := r.e.VMs(ctx)
-	if err != nil {
-		return wrap(h, err)
-	}
-	i := slices.IndexFunc(vms, func(vm orchestrator.VM) bool { return vm.Name == h.VM })
+	i := slices.IndexFunc(r.e.cfg.Writers, func(w writer.Writer) bool { return w.Name() == h.Writer })
 	if i < 0 {
+		return wrap(h, fmt.Errorf("host writer %q is not configured any more: put it back into the configuration", h.Writer))
+	}
+	err := r.e.cfg.Writers[i].Drop(ctx, h.VM, orchestrator.SetID(h.Tag))
+	switch {
+	case errors.Is(err, writer.ErrGone):
+		r.say("VM %s does not run; its in-guest snapshots (%s) stay until the guest removes them", h.VM, h.Tag)
+		return nil
+	case errors.Is(err, orchestrator.ErrNotFound):
 		r.say("VM %s is gone; its in-guest snapshots (%s) went with its disks or stay in them", h.VM, h.Tag)
 		return nil
 	}
-	for _, w := range r.e.cfg.Writers {
-		if w.Name() != vms[i].Writer {
-			continue
-		}
-		err := w.Drop(ctx, h.VM, orchestrator.SetID(h.Tag))
-		if errors.Is(err, writer.ErrGone) {
-			r.say("VM %s is %s; its in-guest snapshots (%s) stay until they are removed in the guest", h.VM, vms[i].Power, h.Tag)
-			return nil
-		}
-		return wrap(h, err)
-	}
-	return wrap(h, fmt.Errorf("host writer %q is not configured any more", vms[i].Writer))
+	return wrap(h, err)
 }
 
 // undoSplit puts the set's splits back under their volumes, or deletes them

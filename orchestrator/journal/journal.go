@@ -41,7 +41,7 @@ type Record struct {
 type Kind string
 
 const (
-	GuestSnapshot Kind = "guest-snapshot" // in-guest snapshots of VM, under the step's name in Tag
+	GuestSnapshot Kind = "guest-snapshot" // in-guest snapshots of VM, which Writer speaks for, under the step's name in Tag
 	ArraySplit    Kind = "array-split"    // everything on Array that carries Tag
 	View          Kind = "view"           // a worker process; Handle finds it
 	PublishedLUN  Kind = "published-lun"  // a view served as a LUN, by Name
@@ -52,6 +52,7 @@ const (
 type Holding struct {
 	Kind   Kind            `json:"kind"`
 	VM     string          `json:"vm,omitempty"`
+	Writer string          `json:"writer,omitempty"`
 	Array  string          `json:"array,omitempty"`
 	Tag    string          `json:"tag,omitempty"`
 	Name   string          `json:"name,omitempty"`

@@ -36,7 +36,8 @@ type Writer interface {
 
 	// Drop has the guest remove the snapshots of set, and whatever else the
 	// step left. That there is nothing (left) is success; that the VM is off
-	// is ErrGone. Drop may be called while the step runs: it ends it.
+	// is ErrGone, that the writer knows no such VM orchestrator.ErrNotFound.
+	// Drop may be called while the step runs: it ends it.
 	Drop(ctx context.Context, vm string, set orchestrator.SetID) error
 
 	// Pause stops vm's processors and returns when they stand. From then on a
