@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
 
 	"github.com/cleave-san/cleave/arrays"
@@ -29,6 +30,7 @@ type world struct {
 	array  *fakeArray
 	views  *fakeViews
 	luns   *fakeLUNs
+	tracer trace.Tracer // nil: none
 }
 
 // newWorld makes a world for a test that must not leave a goroutine behind.
@@ -73,8 +75,8 @@ func offline(name string) orchestrator.VM {
 
 func (w *world) engine(j journal.Journal) *engine.Engine {
 	e, err := engine.New(engine.Config{
-		Journal: j, Writers: []writerI{w.writer}, Arrays: []*arrays.Array{arrays.New("a", w.array, arrays.Options{})},
-		Publisher: w.luns, Recoverer: w.views, UndoRetry: time.Millisecond,
+		Journal: j, Writers: []writerI{w.writer}, Arrays: []*arrays.Array{arrays.New("a", w.array, arrays.Options{Tracer: w.tracer})},
+		Publisher: w.luns, Recoverer: w.views, Tracer: w.tracer, UndoRetry: time.Millisecond,
 	})
 	if err != nil {
 		w.t.Fatal(err)
