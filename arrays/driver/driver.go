@@ -41,11 +41,11 @@ import (
 // [a-z0-9-], and never used for another set.
 type Tag string
 
-// VolumeID and SnapshotID name things on one array, in the array's own words.
-type (
-	VolumeID   string
-	SnapshotID string
-)
+// VolumeID names a volume on one array, in the array's own words.
+type VolumeID string
+
+// SnapshotID names a snapshot on one array, in the array's own words.
+type SnapshotID string
 
 // Disk is what a hypervisor knows of the disk it gave to a VM. Fields that it
 // does not know are empty. Names alone identify nothing: a Driver answers only

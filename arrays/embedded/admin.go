@@ -134,7 +134,7 @@ func (a *Array) create(r *volumeRecord) (info VolumeInfo, err error) {
 		}
 		if v.log != nil {
 			v.log.file.close()
-			a.fs.Remove(v.log.file.path)
+			a.scrap(v.log.file.path)
 		}
 		a.discard(files)
 	}()
@@ -218,9 +218,9 @@ func (a *Array) deleteVolume(v *volume) error {
 	if err := v.shut(); err != nil {
 		a.o.Logger.Warn("closing a deleted volume", "volume", v.name, "error", err)
 	}
-	a.fs.Remove(a.mapPath(v.logName()))
+	a.scrap(a.mapPath(v.logName()))
 	for n := range v.epochs {
-		a.fs.Remove(a.mapPath(v.epochName(n)))
+		a.scrap(a.mapPath(v.epochName(n)))
 	}
 	a.discard(files)
 	return nil
@@ -237,7 +237,7 @@ func (v *volume) stopFills() {
 	for _, f := range fills {
 		f.cancel()
 		<-f.done
-		v.a.fs.Remove(v.a.mapPath(todoName(f.p.id)))
+		v.a.scrap(v.a.mapPath(todoName(f.p.id)))
 	}
 }
 
@@ -378,7 +378,7 @@ func (v *volume) addMirror(pool string, want bool) (id lun.Identity, err error) 
 		}
 		if todo != nil {
 			todo.close()
-			a.fs.Remove(todo.path)
+			a.scrap(todo.path)
 		}
 		a.discard(files)
 		return id, fmt.Errorf("adding a mirror in pool %q to %s: %w", pool, v.label, err)
@@ -455,7 +455,7 @@ func (v *volume) removeMirror(mirror lun.Identity) error {
 	if gone != nil {
 		gone.f.Close()
 	}
-	v.a.fs.Remove(v.a.mapPath(todoName(mirror)))
+	v.a.scrap(v.a.mapPath(todoName(mirror)))
 	v.a.discard(files)
 	v.notify()
 	return nil

@@ -1,7 +1,6 @@
 package embedded
 
 import (
-	"context"
 	"sync/atomic"
 
 	"github.com/cleave-san/cleave/arrays/embedded/disk"
@@ -81,17 +80,6 @@ func (e *epoch) leave() {
 func (e *epoch) follow(n *epoch) {
 	n.users.Add(1)
 	e.next = n
-}
-
-// wait returns when all operations of an epoch that is no longer current, and
-// of those before it, are over.
-func (e *epoch) wait(ctx context.Context) error {
-	select {
-	case <-e.idle:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // without returns ps without p, leaving ps as it is.

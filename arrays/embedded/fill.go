@@ -278,7 +278,7 @@ func (f *fill) finish() error {
 	next := v.cur.parts()
 	next.insync, next.filling = with(next.insync, f.p), without(next.filling, f.p)
 	v.flip(next)
-	v.a.fs.Remove(v.a.mapPath(todoName(f.p.id)))
+	v.a.scrap(v.a.mapPath(todoName(f.p.id)))
 	return nil
 }
 

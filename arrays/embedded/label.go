@@ -119,7 +119,7 @@ func (l *labeller) write() {
 		if !seen[path] {
 			// Its owner is gone; removing it went with the raw file, unless we
 			// wrote it again in between.
-			l.a.fs.Remove(path)
+			l.a.scrap(path)
 			l.a.removeDir(filepath.Dir(path))
 			delete(l.written, path)
 		}

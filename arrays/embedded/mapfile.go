@@ -68,8 +68,7 @@ func createMap(fs disk.FS, path string, size, unit int64) (*mapFile, error) {
 	}
 	if err != nil {
 		f.Close()
-		fs.Remove(path)
-		return nil, fmt.Errorf("making map %s: %w", filepath.Base(path), noSpace(err))
+		return nil, errors.Join(fmt.Errorf("making map %s: %w", filepath.Base(path), noSpace(err)), fs.Remove(path))
 	}
 	return &mapFile{bitmap: newBitmap(regionsFor(size, unit)), unit: unit, f: f, path: path}, nil
 }

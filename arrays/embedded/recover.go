@@ -341,7 +341,7 @@ func (a *Array) sweepMaps() {
 	}
 	for _, n := range names {
 		if !keep[n] {
-			a.fs.Remove(a.mapPath(n))
+			a.scrap(a.mapPath(n))
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -110,8 +111,8 @@ func (v *volume) takeBack(s *snapshot) error {
 	if err != nil { // the copying can go on; only a restart would do more of it
 		v.a.o.Logger.Warn("a resync's map could not be recorded", "volume", v.name, "error", err)
 	} else {
-		v.a.fs.Remove(v.a.mapPath(splitMapName(p.id)))
-		v.a.fs.Remove(v.a.mapPath(splitLogName(p.id)))
+		v.a.scrap(v.a.mapPath(splitMapName(p.id)))
+		v.a.scrap(v.a.mapPath(splitLogName(p.id)))
 		v.pruneEpochs()
 	}
 	v.startFill(f)
@@ -232,7 +233,7 @@ func (v *volume) pruneEpochs() {
 	for _, n := range drop {
 		v.epochs[n].close()
 		v.setEpoch(n, nil)
-		v.a.fs.Remove(v.a.mapPath(v.epochName(n)))
+		v.a.scrap(v.a.mapPath(v.epochName(n)))
 	}
 }
 
@@ -288,8 +289,8 @@ func (a *Array) deleteSnapshot(s *snapshot, v *volume) error {
 	a.mu.Lock()
 	delete(a.snaps, s.id)
 	a.mu.Unlock()
-	a.fs.Remove(a.mapPath(splitMapName(s.mirror.ID)))
-	a.fs.Remove(a.mapPath(splitLogName(s.mirror.ID)))
+	a.scrap(a.mapPath(splitMapName(s.mirror.ID)))
+	a.scrap(a.mapPath(splitLogName(s.mirror.ID)))
 	if v != nil {
 		v.pruneEpochs()
 	}
@@ -301,7 +302,16 @@ func (a *Array) deleteSnapshot(s *snapshot, v *volume) error {
 func (a *Array) removeDir(dir string) {
 	a.dirs.Lock()
 	defer a.dirs.Unlock()
-	a.fs.Remove(dir)
+	_ = a.fs.Remove(dir) // it stays as long as there is something in it
+}
+
+// scrap removes a file of ours that nothing refers to any more. One that stays
+// is in nobody's way: maps are looked through at the next start, and labels of
+// mirrors that are gone are passed over.
+func (a *Array) scrap(path string) {
+	if err := a.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.o.Logger.Warn("a file that is no longer needed stays", "error", err)
+	}
 }
 
 // discard removes files that are in the trash and takes them out of it. A file

@@ -1,7 +1,6 @@
 package embedded
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -451,7 +450,7 @@ func (s *set) cleanSoon(start func(func())) {
 		s.cleaning.Lock()
 		defer s.cleaning.Unlock()
 		s.cleanWanted.Store(false)
-		s.cleanLocked(false)
+		_ = s.cleanLocked(false) // what could not be synced has lost its place, or keeps its marks
 	})
 }
 
@@ -510,7 +509,7 @@ func (s *set) shutdown() error {
 	before := s.fatal.Swap(&closed)
 	s.log.close()
 	e := s.cur
-	s.flip(epoch0{}).wait(context.Background())
+	<-s.flip(epoch0{}).idle
 	var errs []error
 	ps := append(append([]*plex(nil), e.insync...), e.filling...)
 	if len(ps) > 0 {

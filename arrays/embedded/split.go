@@ -293,6 +293,7 @@ func (v *volume) noMirror(c *catalog, tag driver.Tag) error {
 	}
 	for _, m := range c.volume(v.id).Mirrors {
 		switch m.State {
+		case inSync:
 		case filling:
 			return driver.Errorf(driver.NotSynchronized, "%s: mirror %s is still being filled", v.label, m.ID)
 		case broken:
@@ -312,7 +313,7 @@ func disarm(cuts []*cut) {
 	for _, k := range cuts {
 		if k.dirty != nil {
 			k.dirty.close()
-			k.v.a.fs.Remove(k.dirty.path)
+			k.v.a.scrap(k.dirty.path)
 		}
 	}
 }

@@ -77,7 +77,7 @@ func TestCredentials(t *testing.T) {
 	if _, found, guarded = m.Credentials(bob); found || !guarded {
 		t.Error("bob")
 	}
-	for _, s := range []string{fmt.Sprint(c), fmt.Sprintf("%+v", c), fmt.Sprintf("%#v", c), fmt.Sprintf("%s", c)} {
+	for _, s := range []string{fmt.Sprint(c), fmt.Sprintf("%+v", c), fmt.Sprintf("%#v", c), fmt.Sprintf("%s", c)} { //nolint:staticcheck // how it prints is the question
 		if strings.Contains(s, "secret-of") || strings.Contains(s, "0x61") {
 			t.Errorf("shows the secret: %s", s)
 		}

@@ -79,7 +79,7 @@ func TestReader(t *testing.T) {
 		if err := r.Next(&h); err != nil || h.Opcode() != OpNopOut {
 			t.Fatalf("second: %v %s", err, &h)
 		}
-		if err := r.Next(&h); err != io.EOF {
+		if err := r.Next(&h); !errors.Is(err, io.EOF) {
 			t.Fatalf("end: %v", err)
 		}
 	}

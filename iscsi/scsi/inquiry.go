@@ -150,9 +150,9 @@ func nameString(s string) []byte {
 
 // blockLimits is page 0xB0 (SBC-3 section 6.6.3).
 func (u *Unit) blockLimits() []byte {
-	b := make([]byte, 60)
+	b := make([]byte, 60) // from byte 4 of the page on
 	p := func(at int, v int64) { binary.BigEndian.PutUint32(b[at-4:], uint32(v>>u.shift)) }
-	b[4-4] = 0x01 // WSNZ
+	b[0] = 0x01 // WSNZ
 	b[5-4] = byte(min(maxCompare, maxTransfer/2>>u.shift))
 	binary.BigEndian.PutUint16(b[6-4:], uint16(1<<u.phys))
 	p(8, maxTransfer)

@@ -155,13 +155,14 @@ func runModeSelect(n *Nexus, c *Command) result {
 	if c.Want == 0 {
 		return result{}
 	}
-	head, desc := 4, 0
+	head := 4
 	if c.CDB[0] == 0x55 {
 		head = 8
 	}
 	if len(p) < head {
 		return check(listLengthError)
 	}
+	var desc int
 	if head == 4 {
 		desc = int(p[3])
 	} else {

@@ -119,7 +119,6 @@ type raw struct {
 	t     testing.TB
 	nc    net.Conn
 	rd    *pdu.Reader
-	dd    bool
 	cmdSN uint32
 	itt   uint32
 	isid  byte

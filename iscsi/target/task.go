@@ -277,6 +277,7 @@ func (c *conn) stop(t *task, w *waiter) {
 		return
 	case queued:
 		t.nx.queue.remove(t)
+	case collecting: // its data is on its way, and will find no task
 	}
 	c.forget(t)
 	if t.nx != nil {

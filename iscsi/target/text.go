@@ -56,7 +56,7 @@ func (c *conn) textRequest(h *pdu.Header) error {
 		if err != nil {
 			c.reject(h, rejectProtocol)
 			*x = textExchange{}
-			return nil
+			return nil //nolint:nilerr // the initiator has been told; the connection goes on
 		}
 		x.out = c.answerText(keys)
 	}

@@ -159,6 +159,7 @@ func (c *conn) encode(vec [][]byte, o *outgoing) [][]byte {
 		c.statSN++
 	case nextStatSN:
 		o.h.SetStatSN(c.statSN)
+	case noStatSN:
 	}
 	exp := c.expCmdSN.Load()
 	o.h.SetWindow(exp, exp+c.window-1)

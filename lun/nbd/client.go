@@ -206,7 +206,7 @@ func (c *Client) do(k *call, payload []byte) error {
 	select {
 	case <-k.done:
 	case <-timer.C:
-		c.fail(c.late(k))
+		_ = c.fail(c.late(k)) // read from c.err below
 		<-c.over
 	case <-c.over:
 	}

@@ -45,8 +45,9 @@ func (e Errno) Is(target error) bool {
 		return target == lun.ErrNoSpace
 	case ESHUTDOWN:
 		return target == lun.ErrClosed
+	default:
+		return false
 	}
-	return false
 }
 
 // errno is what a server answers for a device's error.

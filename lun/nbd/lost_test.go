@@ -253,7 +253,7 @@ func TestRedialerCooldown(t *testing.T) {
 	defer r.Close()
 	_, first := r.ReadAt(make([]byte, 512), 0)
 	server(t, path, Export{Device: newMemory(1 << 20)})
-	if _, err := r.ReadAt(make([]byte, 512), 0); err == nil || err != first {
+	if _, err := r.ReadAt(make([]byte, 512), 0); !errors.Is(err, first) || first == nil {
 		t.Errorf("second request: %v, want the first one's error %v", err, first)
 	}
 }

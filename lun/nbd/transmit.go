@@ -113,6 +113,7 @@ func (t *transmission) handle(ctx context.Context, r request, data []byte) error
 		err = zero(ctx, dev, off, n, r.flags&cmdFlagNoHole != 0)
 	case cmdBlockStatus:
 		return t.blockStatus(r)
+	case cmdDisc: // has ended the connection before it gets here
 	}
 	if err == nil && r.flags&cmdFlagFUA != 0 && r.cmd != cmdFlush {
 		err = dev.Sync()

@@ -36,6 +36,7 @@ func Plan(f Facts) orchestrator.Verdict {
 		v.Class, v.How, v.Best = orchestrator.NoDowntime, orchestrator.ByItself, orchestrator.LevelCrash
 		v.Reason = fmt.Sprintf("the VM is %s and stays so; its disks are copied as they are", f.VM.Power)
 		return v
+	case orchestrator.Running, orchestrator.PowerUnknown: // the latter was blocked above
 	}
 	if reason := cannotSnapshot(f.VM.Guest); reason != "" {
 		v.Class, v.How, v.Best, v.Reason = orchestrator.SomeDowntime, orchestrator.ByPause, orchestrator.LevelCrash, reason

@@ -54,6 +54,7 @@ func Reach(e Evidence) Reached {
 	case orchestrator.ByItself:
 		r.Why = e.Verdict.Reason
 		return r
+	case orchestrator.ByGuest:
 	}
 	if why := reportProblem(e); why != "" {
 		r.Why = why

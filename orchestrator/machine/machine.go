@@ -134,6 +134,7 @@ func Next(s orchestrator.State, ev Event) (orchestrator.State, Action, error) {
 			// Asked once more, or the undoing failed for now: it is repeated.
 			return s, Undo, nil
 		}
+	default: // the forward table had every place where it is allowed
 	}
 	return s, Nothing, fmt.Errorf("snapshot set in state %q: event %q is not allowed", s, ev)
 }

@@ -334,7 +334,7 @@ func TestNobodyAtTheSocket(t *testing.T) {
 func TestBadRequests(t *testing.T) {
 	c, _ := serve(t, &fake{asked: func(m string, _ any) { t.Errorf("%s was called", m) }})
 	for _, tt := range []struct{ method, path, body, want string }{
-		{"POST", "/v1/sets", `{"vms":["a"],"levle":"crash"}`, "levle"},
+		{"POST", "/v1/sets", `{"vms":["a"],"levle":"crash"}`, "levle"}, //nolint:misspell // that is the case
 		{"POST", "/v1/sets", `{"vms":["a"]} {}`, "more than one"},
 		{"POST", "/v1/sets", `{"vms":["a"],"level":"best"}`, "level"},
 		{"POST", "/v1/sets", ``, "EOF"},

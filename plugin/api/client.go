@@ -203,8 +203,8 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("control plane at %s: %w", c.socket, orchestrator.ErrNotPermitted)
 	case errors.As(err, &dial) && dial.Op == "dial":
-		// %v: that the socket's file is missing is no "not found" of ours.
-		return nil, fmt.Errorf("control plane at %s: %w (%v)", c.socket, orchestrator.ErrUnreachable, dial.Err)
+		// As text: that the socket's file is missing is no "not found" of ours.
+		return nil, fmt.Errorf("control plane at %s: %w (%s)", c.socket, orchestrator.ErrUnreachable, dial.Err.Error())
 	}
 	return nil, fmt.Errorf("control plane at %s went away before it answered; what was asked may have been done: %w",
 		c.socket, orchestrator.ErrUnreachable)

@@ -205,7 +205,7 @@ func (h *handler) answer(w http.ResponseWriter, status int, body any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	w.Write(b) // a client that has gone needs no answer
+	_, _ = w.Write(b) // a client that has gone needs no answer
 }
 
 // decode reads a request's body. A field that this version does not know is an

@@ -67,6 +67,7 @@ func TestExampleShowsEveryKeyAndDefault(t *testing.T) {
 				}
 				walk(rt.Field(i).Type)
 			}
+		default: // a value
 		}
 	}
 	walk(reflect.TypeFor[Config]())

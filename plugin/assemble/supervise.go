@@ -108,7 +108,7 @@ func (p *child) waitUp(ctx context.Context, socket string) error {
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("the data plane did not start (%v); what it said is above", p.err)
+			return fmt.Errorf("the data plane did not start (%w); what it said is above", p.err)
 		case <-ctx.Done():
 			return fmt.Errorf("the data plane does not answer at %s: %w", socket, err)
 		case <-tick.C:

@@ -239,6 +239,7 @@ func statusOf(k driver.Kind) int {
 		return http.StatusBadRequest
 	case driver.Unreachable, driver.OutcomeUnknown:
 		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
 	}
-	return http.StatusInternalServerError
 }

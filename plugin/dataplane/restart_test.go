@@ -145,7 +145,7 @@ func TestKillTheDaemon(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(before.LUNs, after.LUNs) {
 		t.Errorf("LUNs before: %+v\nafter: %+v (%v)", before.LUNs, after.LUNs, err)
 	}
-	if err := qemuIO(t, disk(driver.Path(after.LUNs[1].Path), bob), nil, "read -P 1 0 1M", "read -P 0 1M 64k"); err != nil {
+	if err := qemuIO(t, disk(after.LUNs[1].Path, bob), nil, "read -P 1 0 1M", "read -P 0 1M 64k"); err != nil {
 		t.Errorf("the split after the restart: %v", err)
 	}
 	if err := second.Process.Signal(os.Interrupt); err != nil {

@@ -114,8 +114,7 @@ func Replace(fs FS, name string, data []byte) error {
 		err = fs.Rename(tmp, name)
 	}
 	if err != nil {
-		fs.Remove(tmp)
-		return err
+		return errors.Join(err, fs.Remove(tmp))
 	}
 	if err := fs.SyncDir(filepath.Dir(name)); err != nil {
 		return fmt.Errorf("%s %w: %w", name, ErrUncertain, err)

@@ -58,13 +58,13 @@ func (osFS) Lock(name string) (io.Closer, error) {
 	}
 	for {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
 	if err != nil {
 		f.Close()
-		if err == unix.EWOULDBLOCK {
+		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = ErrLocked
 		}
 		return nil, &os.PathError{Op: "lock", Path: name, Err: err}
@@ -94,7 +94,7 @@ func (f *osFile) call(op string, fn func(fd int) error) error {
 	}
 	cerr := c.Control(func(fd uintptr) {
 		for {
-			if err = fn(int(fd)); err != unix.EINTR {
+			if err = fn(int(fd)); !errors.Is(err, unix.EINTR) {
 				return
 			}
 		}

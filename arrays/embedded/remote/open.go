@@ -88,6 +88,7 @@ func (c *Client) handover(conn *net.UnixConn, what string, s driver.SnapshotID) 
 		return nil, c.lost(what, false, err)
 	}
 	fd := descriptor(oob[:oobn])
+	//nolint:bodyclose // the body reads from conn, which is closed with the device or on the way out
 	resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(buf[:n]), conn)), req)
 	if err == nil && resp.StatusCode/100 == 2 {
 		err = errors.New("answer hands nothing over")

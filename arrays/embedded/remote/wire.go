@@ -128,30 +128,38 @@ type Fault struct {
 	Kind  string `json:"kind"`
 }
 
-// The bodies of requests.
-type (
-	CreateVolumeRequest struct {
-		Name  string   `json:"name"`
-		Size  int64    `json:"size"`
-		Pools []string `json:"pools"`
-	}
-	ResizeRequest struct {
-		Size int64 `json:"size"`
-	}
-	ExposeVolumeRequest struct {
-		Initiators []string `json:"initiators"`
-		ReadOnly   bool     `json:"readOnly,omitempty"`
-	}
-	AddMirrorRequest struct {
-		Pool string `json:"pool"`
-	}
-	PrepareRequest struct {
-		Volumes []driver.VolumeID     `json:"volumes"`
-		Options driver.PrepareOptions `json:"options"`
-	}
-	SplitRequest struct {
-		Tag     driver.Tag        `json:"tag"`
-		Volumes []driver.VolumeID `json:"volumes"`
-		Group   bool              `json:"group"` // all at one instant; otherwise one volume
-	}
-)
+// CreateVolumeRequest asks for a new volume, with a mirror in each pool.
+type CreateVolumeRequest struct {
+	Name  string   `json:"name"`
+	Size  int64    `json:"size"` // bytes
+	Pools []string `json:"pools"`
+}
+
+// ResizeRequest asks for a larger volume.
+type ResizeRequest struct {
+	Size int64 `json:"size"` // bytes
+}
+
+// ExposeVolumeRequest asks for a LUN.
+type ExposeVolumeRequest struct {
+	Initiators []string `json:"initiators"`
+	ReadOnly   bool     `json:"readOnly,omitempty"`
+}
+
+// AddMirrorRequest asks for one more mirror.
+type AddMirrorRequest struct {
+	Pool string `json:"pool"`
+}
+
+// PrepareRequest asks for mirrors in sync.
+type PrepareRequest struct {
+	Volumes []driver.VolumeID     `json:"volumes"`
+	Options driver.PrepareOptions `json:"options"`
+}
+
+// SplitRequest asks for snapshots.
+type SplitRequest struct {
+	Tag     driver.Tag        `json:"tag"`
+	Volumes []driver.VolumeID `json:"volumes"`
+	Group   bool              `json:"group"` // all at one instant; otherwise one volume
+}

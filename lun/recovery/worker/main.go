@@ -174,8 +174,10 @@ func work(ctx context.Context, m mode, c config, stdout io.Writer) error {
 			return err
 		}
 		return say(stdout, reply{Verdicts: v})
+	case modeView:
+		return c.view(ctx, contents, stdout)
 	}
-	return c.view(ctx, contents, stdout)
+	return fmt.Errorf("mode %q is not known", m)
 }
 
 // view serves a recovered view until ctx ends.

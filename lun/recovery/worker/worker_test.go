@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 			}
 			var hog [][]byte
 			for {
-				hog = append(hog, bytes.Repeat([]byte("x"), 16<<20))
+				hog = append(hog, bytes.Repeat([]byte("x"), 16<<20)) //nolint:staticcheck // to be held, not to be used
 			}
 		case "hangs":
 			time.Sleep(time.Hour)

@@ -99,7 +99,7 @@ func (p *Paused) Done() <-chan struct{} { return p.done }
 // the pause did not hold: what was done meanwhile is not one instant.
 func (p *Paused) Resume(ctx context.Context) (orchestrator.Pause, error) {
 	p.ask.Do(func() {
-		io.WriteString(p.stdin, resumeWord+"\n") // an error means that the guard has ended: done says how
+		_, _ = io.WriteString(p.stdin, resumeWord+"\n") // an error means that the guard has ended: done says how
 		p.stdin.Close()
 	})
 	select {
@@ -149,6 +149,7 @@ func (p *Paused) follow(cmd *exec.Cmd, stdout io.Reader, records chan<- record) 
 	case resumed != nil:
 		p.out.For, p.out.ByGuard = resumed.For, resumed.By != byLauncher
 		switch resumed.By {
+		case byLauncher, byOrphaned, byDeadline:
 		case byOther:
 			p.err = errors.New("guard: another QMP client let the VM run: the pause did not hold")
 		case byEnd:
@@ -157,15 +158,15 @@ func (p *Paused) follow(cmd *exec.Cmd, stdout io.Reader, records chan<- record) 
 	case said != "": // it failed, and left the VM running
 		p.err = errors.New("guard: " + said)
 	case !stopping: // it never got as far as touching the VM
-		p.err = fmt.Errorf("guard: it did nothing and ended (%v)", waitErr)
+		p.err = fmt.Errorf("guard: it did nothing and ended: %w", waitErr)
 	default:
 		// It was killed, and the VM may stand.
 		_, err := letRun(nil, p.path)
 		p.out.For = time.Since(p.from)
 		p.out.ByGuard = true // it may have run for a moment that nobody measured
-		p.err = fmt.Errorf("guard: it died (%v): the VM was resumed in its place", waitErr)
+		p.err = fmt.Errorf("guard: it died, and the VM was resumed in its place: %w", waitErr)
 		if err != nil {
-			p.err = fmt.Errorf("guard: it died (%v): %w", waitErr, writer.ErrGone)
+			p.err = fmt.Errorf("guard: it died (%w): %w", waitErr, writer.ErrGone)
 		}
 	}
 }

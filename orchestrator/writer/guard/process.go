@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -59,16 +60,17 @@ func Main(args []string, in io.Reader, out io.Writer) int {
 	// SIGPIPE too: a launcher that is gone must not take the guard with it
 	// when it reports.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
-	// Best effort, needs privilege: out of memory is no reason to leave a VM paused.
-	os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
-	os.Chdir("/") // holds no file system
+	// Best effort, both: out of memory is no reason to leave a VM paused (needs
+	// privilege), and no file system is held.
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
+	_ = os.Chdir("/")
 
 	fs := flag.NewFlagSet("guard", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	path := fs.String("qmp", "", "QMP socket")
 	limit := fs.Duration("limit", 0, "longest pause")
 	if err := fs.Parse(args); err != nil || *path == "" || *limit <= 0 || fs.NArg() > 0 {
-		json.NewEncoder(out).Encode(record{Error: "guard: want --qmp SOCKET --limit DURATION"})
+		reporter(out)(record{Error: "guard: want --qmp SOCKET --limit DURATION"})
 		return 2
 	}
 	if run(*path, *limit, in, out) != nil {
@@ -77,10 +79,16 @@ func Main(args []string, in io.Reader, out io.Writer) int {
 	return 0
 }
 
+// reporter tells the launcher. One that does not listen changes nothing here.
+func reporter(out io.Writer) func(record) {
+	enc := json.NewEncoder(out)
+	return func(r record) { _ = enc.Encode(r) }
+}
+
 // run pauses and resumes. It returns nil if the VM was paused and runs again, or
 // was left as it was.
 func run(path string, limit time.Duration, in io.Reader, out io.Writer) error {
-	enc := json.NewEncoder(out) // errors: a launcher that does not listen changes nothing here
+	report := reporter(out)
 	asked := listen(in)
 	resumedByOther := make(chan struct{}, 1)
 	var armed atomic.Bool // the VM stands: a RESUME from then on is somebody else's
@@ -98,7 +106,7 @@ func run(path string, limit time.Duration, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithDeadlineCause(context.Background(), from.Add(limit), errors.New("the pause's limit has passed"))
 	defer cancel()
 	fail := func(err error) error {
-		enc.Encode(record{Error: err.Error(), Busy: errors.Is(err, qmp.ErrBusy), Gone: errors.Is(err, qmp.ErrAbsent)})
+		report(record{Error: err.Error(), Busy: errors.Is(err, qmp.ErrBusy), Gone: errors.Is(err, qmp.ErrAbsent)})
 		return err
 	}
 	c, err := qmp.Dial(ctx, path, events)
@@ -111,11 +119,11 @@ func run(path string, limit time.Duration, in io.Reader, out io.Writer) error {
 		return fail(err)
 	}
 	if !before.Running {
-		enc.Encode(record{Paused: &pausedRecord{From: from, Status: before.Status}})
+		report(record{Paused: &pausedRecord{From: from, Status: before.Status}})
 		return nil
 	}
 
-	enc.Encode(record{Stopping: true})
+	report(record{Stopping: true})
 	from = time.Now()
 	// From here on only letRun may end this function: QEMU may have stopped the
 	// VM whether or not it answers.
@@ -128,11 +136,13 @@ func run(path string, limit time.Duration, in io.Reader, out io.Writer) error {
 		err = errors.New("QEMU says that it stopped the VM, and that it runs")
 	}
 	if err != nil {
-		letRun(c, path)
+		if _, ended := letRun(c, path); ended != nil {
+			err = fmt.Errorf("%w; %w", err, ended)
+		}
 		return fail(err)
 	}
 	armed.Store(true)
-	enc.Encode(record{Paused: &pausedRecord{From: from, Status: before.Status, Held: true}})
+	report(record{Paused: &pausedRecord{From: from, Status: before.Status, Held: true}})
 
 	why := byLauncher
 	select {
@@ -162,7 +172,7 @@ func run(path string, limit time.Duration, in io.Reader, out io.Writer) error {
 	case found && why != byOther:
 		why = byOther // it ran before we let it
 	}
-	enc.Encode(record{Resumed: &resumedRecord{For: time.Since(from), By: why}})
+	report(record{Resumed: &resumedRecord{For: time.Since(from), By: why}})
 	return nil
 }
 
