@@ -7,7 +7,6 @@
 // A file NAME.sh in this folder that defines these functions, and nothing else
 // but functions whose names begin with NAME_ (or a prefix of its own):
 //
-//	NAME_tools    prints programs of the guest to copy to memory, if it needs any
 //	NAME_probe    says what runs: one "app" line for each instance, by say
 //	NAME_prepare  before any snapshot: finds its instances, brings them to a
 //	              good place, opens a session where an instance spans volumes
@@ -17,11 +16,15 @@
 //	NAME_undo     lets go of everything; called at any time, by any process
 //	              (the watchdog too), any number of times, in a new shell
 //
-// They run in POSIX sh (dash, busybox) as root. Words that they use:
+// They run in POSIX sh (dash, busybox) as root. Every program that they start
+// costs a busy guest a tenth of a second: what the shell can do, it does. Words
+// that they use:
 //
-//	say writer JSON   a line of the report; json TEXT quotes a string, json_list lines
-//	now, now up       the guest's clock
-//	volume_at DEV     the logical volume in use with that major:minor; dev_of PATH
+//	part; text KEY VALUE; raw KEY JSON; list KEY <LINES; send writer
+//	                  a line of the report, member by member
+//	now, now up       sets NOW to the guest's clock
+//	words FILE        sets WORDS to what a program complained of
+//	volume_at DEV     sets VOLUME to the logical volume in use with that major:minor
 //	$W/chosen         the volumes that will be snapshot ("extents|uuid|…")
 //	$W/last           write a volume's UUID there and its snapshot comes last
 //	$W                scratch in memory, for whatever NAME_undo must know

@@ -14,46 +14,33 @@
 # several volumes it has to be put beside the data. Backup mode holds nobody up;
 # it ends with its session.
 
-# postgresql_tools: psql of the versions that run, from beside the server.
-postgresql_tools() {
-	for pid in $(pg_postmasters); do
-		psql=$(pg_beside "$pid" psql)
-		case $psql in
-		*[!A-Za-z0-9/._+-]*) ;;
-		?*) printf '%s\n' "$psql" ;;
-		esac
-	done | sort -u | head -n 1
-}
-
-# pg_postmasters prints the PID of every postmaster: a server process whose
+# pg_postmasters sets PIDS to the PID of every postmaster: a server process whose
 # parent is none.
 pg_postmasters() {
-	all=' '
-	for stat in /proc/[0-9]*/stat; do
-		read -r pid comm _ ppid _ 2>/dev/null <"$stat" || continue
-		case $comm in "(postgres)" | "(postmaster)" | "(edb-postgres)") all="$all$pid:$ppid " ;; esac
+	all=' ' PIDS=''
+	for file in /proc/[0-9]*/comm; do
+		read -r comm 2>/dev/null <"$file" || continue
+		case $comm in
+		postgres | postmaster | edb-postgres)
+			read -r pid _ _ ppid _ 2>/dev/null <"${file%comm}stat" && all="$all$pid:$ppid "
+			;;
+		esac
 	done
 	for one in $all; do
-		case $all in *" ${one#*:}:"*) ;; *) printf '%s\n' "${one%:*}" ;; esac
+		case $all in *" ${one#*:}:"*) ;; *) PIDS="$PIDS ${one%:*}" ;; esac
 	done
-}
-
-# pg_beside PID PROGRAM prints the program in the directory of the server.
-pg_beside() {
-	exe=$(readlink "/proc/$1/exe") || return 1
-	exe=${exe% (deleted)}
-	[ -x "${exe%/*}/$2" ] && printf '%s' "${exe%/*}/$2"
 }
 
 # pg_find makes $W/pg.N for each cluster, with one file for each fact; "cannot"
 # says why it can't take part.
 pg_find() {
 	pgs=0
-	for pid in $(pg_postmasters); do
+	pg_postmasters
+	for pid in $PIDS; do
 		pgs=$((pgs + 1))
 		C=$W/pg.$pgs
 		mkdir -p "$C"
-		data=$(readlink "/proc/$pid/cwd") # a postmaster works in its data directory
+		data=$(cd "/proc/$pid/cwd" && pwd -P) # a postmaster works in its data directory
 		printf '%s\n' "$data" >"$C/data"
 		pg_facts "$pid" "$data" || printf '%s\n' "$why" >"$C/cannot"
 	done
@@ -61,17 +48,19 @@ pg_find() {
 }
 
 pg_facts() {
-	if [ "$(readlink "/proc/$1/ns/mnt")" != "$(readlink /proc/self/ns/mnt)" ]; then
+	if ! [ "/proc/$1/ns/mnt" -ef /proc/self/ns/mnt ]; then
 		why='it runs in a container, where the guest agent does not reach it'
 		return 1
 	fi
-	if ! {
-		read -r pid && read -r _ && read -r _ && read -r port && read -r socket
-	} 2>/dev/null <"$2/postmaster.pid" || [ "$pid" != "$1" ]; then
+	pid='' status=''
+	{
+		read -r pid && read -r _ && read -r _ && read -r port && read -r socket && read -r _ && read -r _ && read -r status
+	} 2>/dev/null <"$2/postmaster.pid"
+	if [ "$pid" != "$1" ]; then
 		why="$2/postmaster.pid is not that of the running server"
 		return 1
 	fi
-	case $(sed -n 8p "$2/postmaster.pid") in
+	case $status in
 	ready* | standby*) ;;
 	*)
 		why='it is starting up or shutting down'
@@ -82,7 +71,9 @@ pg_facts() {
 		why='it has no Unix socket'
 		return 1
 	}
-	psql=$(pg_beside "$1" psql) || {
+	psql=$(readlink "/proc/$1/exe") psql=${psql% (deleted)}
+	psql=${psql%/*}/psql
+	[ -x "$psql" ] || {
 		why='there is no psql beside its server'
 		return 1
 	}
@@ -92,77 +83,81 @@ pg_facts() {
 		why="version $version is older than 10"
 		return 1
 	fi
-	# The server refuses to run as root, and its data belongs to whom it runs as.
-	owner=$(stat -c '%u %g %U' "$2") || {
-		why="the owner of $2 is unknown"
-		return 1
-	}
+	pg_places "$2" || return 1
 	printf '%s\n' "$psql" "$socket" "$port" "$owner" >"$C/connect"
-	pg_places "$2"
 }
 
 # pg_places finds the volumes under a cluster: $C/dirs, $C/volumes ("uuid|name",
-# without doubles) and $C/wal (the UUID under the WAL).
+# without doubles) and $C/wal (the UUID under the WAL). $owner is whom the server
+# runs as: it refuses to run as root, and its data belongs to it.
 pg_places() {
+	data=$1
 	: >"$C/dirs"
-	: >"$C/all"
-	for dir in "$1" "$1/pg_wal" "$1"/pg_tblspc/*; do
-		[ -e "$dir" ] || continue
-		found=$(volume_at "$(dev_of "$dir")") || {
-			why="$dir does not lie on a logical volume"
+	: >"$C/volumes"
+	set -- "$data" "$data/pg_wal" "$data"/pg_tblspc/*
+	[ -e "$3" ] || set -- "$1" "$2"
+	stat -L -c '%d %u %g %U' -- "$@" >"$C/stat" 2>/dev/null || {
+		why="the owner of $data and what lies in it can't be found"
+		return 1
+	}
+	owner=''
+	while read -r number uid gid user; do
+		[ -n "$owner" ] || owner="$uid $gid $user"
+		# makedev(3)
+		volume_at $((number >> 8 & 0xfff)):$((number & 0xff | number >> 12 & 0xfff00)) || {
+			why="$1 does not lie on a logical volume"
 			return 1
 		}
-		printf '%s\n' "$found" >>"$C/all"
-		[ "$dir" = "$1/pg_wal" ] && printf '%s\n' "${found%%|*}" >"$C/wal"
-		if [ "$dir" = "$1" ]; then printf '%s\n' "$dir" >>"$C/dirs"; else
-			[ -L "$dir" ] && readlink -f "$dir" >>"$C/dirs"
+		has "$C/volumes" "$VOLUME" || printf '%s\n' "$VOLUME" >>"$C/volumes"
+		[ "$1" = "$data/pg_wal" ] && printf '%s\n' "${VOLUME%%|*}" >"$C/wal"
+		if [ "$1" = "$data" ]; then
+			printf '%s\n' "$data" >>"$C/dirs"
+		elif [ -L "$1" ]; then
+			(cd "$1" && pwd -P) >>"$C/dirs"
 		fi
-	done
-	sort -u -t'|' -k2 "$C/all" >"$C/volumes"
+		shift
+	done <"$C/stat"
 }
 
-# pg_open starts the session of cluster $N ($C): psql reads from a fifo that
-# this shell holds open, so it ends when this shell does.
+# pg_open starts the session of cluster $N ($C): psql reads from a pipe that this
+# shell holds open, so it ends when this shell does; it answers on another, which
+# only psql holds open, so that its end is seen.
 pg_open() {
 	{
 		read -r psql && read -r socket && read -r port && read -r owner group user
 	} <"$C/connect"
-	mkfifo "$C/in" && : >"$C/out" && : >"$C/err" || return 1
-	fd=$((N + 2))
-	[ $fd -le 9 ] || {
-		echo 'more than 7 clusters in one guest' >"$C/err"
+	[ $FD -lt 8 ] || {
+		echo 'more than 3 clusters that lie on several volumes, in one guest' >"$C/err"
 		return 1
 	}
-	eval "exec $fd<>\"\$C/in\""
-	if [ -x "${CLEAVE_TOOLS:-/nowhere}/bin/psql" ]; then psql=$CLEAVE_TOOLS/bin/psql; fi
+	FD=$((FD + 2))
+	printf '%s\n' "$FD" >"$C/fd"
+	mkfifo "$C/in" "$C/out" && : >"$C/err" || return 1
+	eval "exec $FD<>\"\$C/in\""
 	(
 		for n in 3 4 5 6 7 8 9; do eval "exec $n>&-"; done
+		unset LD_LIBRARY_PATH
 		HOME=/nonexistent PGPASSFILE=/dev/null PGCLIENTENCODING=UTF8 PGAPPNAME=cleave PGCONNECT_TIMEOUT=15
 		export HOME PGPASSFILE PGCLIENTENCODING PGAPPNAME PGCONNECT_TIMEOUT
 		cd / && exec setpriv --reuid="$owner" --regid="$group" --init-groups -- \
 			"$psql" -XAtq -w -v ON_ERROR_STOP=1 -v VERBOSITY=terse -h "$socket" -p "$port" -U "$user" -d postgres
 	) <"$C/in" >"$C/out" 2>"$C/err" &
 	printf '%s\n' $! >"$C/psql"
-	printf '0\n' >"$C/asked"
-	pg_ask 'select pg_backend_pid();' >"$C/backend"
+	eval "exec $((FD - 1))<\"\$C/out\""
+	pg_ask 'select pg_backend_pid();' && printf '%s\n' "$ANSWER" >"$C/backend"
 }
 
-# pg_ask SQL runs it in the session of $C and prints what it returns.
+# pg_ask SQL runs it in the session of $C and sets ANSWER to what it returns.
 pg_ask() {
-	read -r asked <"$C/asked"
-	read -r client <"$C/psql"
-	asked=$((asked + 1))
-	printf '%s\n' "$asked" >"$C/asked"
-	printf '%s\n\\echo @%d\n' "$1" "$asked" >"$C/in"
-	until grep -qx "@$asked" "$C/out"; do
-		kill -s 0 "$client" 2>/dev/null || return 1
-		nap
+	read -r fd <"$C/fd"
+	ANSWER=''
+	printf '%s\n\\echo @\n' "$1" >"$C/in"
+	while IFS= read -r line <&$((fd - 1)); do
+		[ "$line" = @ ] && return 0
+		ANSWER="$ANSWER${ANSWER:+
+}$line"
 	done
-	if [ "$asked" -eq 1 ]; then
-		sed -e '/^@1$/,$d' "$C/out"
-	else
-		sed -e "1,/^@$((asked - 1))\$/d" -e "/^@$asked\$/,\$d" "$C/out"
-	fi
+	return 1
 }
 
 # pg_fail WHY marks the cluster $C as one that did not take part.
@@ -175,35 +170,48 @@ pg_fail() {
 pg_close() {
 	[ -s "$C/psql" ] || return 0
 	read -r client <"$C/psql"
+	read -r fd <"$C/fd"
 	if [ -e "$C/cannot" ]; then
 		kill "$client" 2>/dev/null
 	else
 		printf '\\q\n' >"$C/in"
 	fi
 	wait "$client" 2>/dev/null
-	rm -f "$C/psql"
+	eval "exec $fd>&- $((fd - 1))<&-"
+	[ "$FD" -ne "$fd" ] || FD=$((fd - 2))
+	: >"$C/psql"
 }
 
 postgresql_prepare() {
 	pg_find
-	N=0
+	N=0 FD=2
 	while [ $N -lt $pgs ]; do
 		N=$((N + 1)) C=$W/pg.$((N))
 		[ -e "$C/cannot" ] && continue
-		printf '%s\n' "$(now)" >"$C/began"
+		now
+		printf '%s\n' "$NOW" >"$C/began"
+		several=''
 		while IFS='|' read -r uuid vol; do
-			grep -q "^[0-9]*|$uuid|" "$W/chosen" || printf '%s\n' "$vol was not asked for, and holds part of it" >"$C/cannot"
+			several=$several+
+			pg_is_chosen "$uuid" || printf '%s\n' "$vol was not asked for, and holds part of it" >"$C/cannot"
 		done <"$C/volumes"
 		[ -e "$C/cannot" ] && continue
-		phase "PostgreSQL in $(cat "$C/data")"
+		read -r data <"$C/data"
+		phase "PostgreSQL in $data"
 		pg_open || {
-			pg_fail "psql: $(words "$C/err")"
+			words "$C/err"
+			pg_fail "psql: $WORDS"
 			continue
 		}
 		read -r version <"$C/version"
-		if [ "$(wc -l <"$C/volumes")" -eq 1 ]; then
+		if [ "$several" = + ]; then
 			echo checkpoint >"$C/method"
-			pg_ask 'checkpoint;' >/dev/null || pg_fail "CHECKPOINT: $(words "$C/err")"
+			if pg_ask 'checkpoint;'; then
+				pg_close
+			else
+				words "$C/err"
+				pg_fail "CHECKPOINT: $WORDS"
+			fi
 			continue
 		fi
 		if [ "${version%%.*}" -ge 15 ]; then
@@ -215,13 +223,22 @@ postgresql_prepare() {
 		fi
 		printf '%s\n' "$stop" >"$C/stop"
 		echo pg_backup_start >"$C/method"
-		pg_ask "$start" >/dev/null || {
-			pg_fail "pg_backup_start: $(words "$C/err")"
+		pg_ask "$start" || {
+			words "$C/err"
+			pg_fail "pg_backup_start: $WORDS"
 			continue
 		}
 		SESSION=$SET
-		cat "$C/wal" >>"$W/last"
+		read -r wal <"$C/wal"
+		printf '%s\n' "$wal" >>"$W/last"
 	done
+}
+
+pg_is_chosen() {
+	while IFS='|' read -r _ chosen _; do
+		[ "$chosen" = "$1" ] && return 0
+	done <"$W/chosen"
+	return 1
 }
 
 # postgresql_settle ends backup mode before the WAL's volume is snapshot.
@@ -233,14 +250,18 @@ postgresql_settle() {
 		# Another cluster may want this one's data to be last, after this one's WAL.
 		read -r wal <"$C/wal"
 		while IFS='|' read -r uuid vol; do
-			[ "$uuid" != "$wal" ] && grep -qx "$uuid" "$W/last" &&
+			[ "$uuid" != "$wal" ] && has "$W/last" "$uuid" &&
 				pg_fail "$vol holds its data and the WAL of another cluster: there is no order that suits both"
 		done <"$C/volumes"
 		[ -e "$C/cannot" ] && continue
 		read -r stop <"$C/stop"
 		# Two lines, each a JSON string as PostgreSQL itself writes it.
-		pg_ask "select to_json(labelfile)::text || E'\\n' || to_json(coalesce(spcmapfile, ''))::text from $stop;" >"$C/label" ||
-			pg_fail "pg_backup_stop: $(words "$C/err")"
+		if pg_ask "select to_json(labelfile)::text || E'\\n' || to_json(coalesce(spcmapfile, ''))::text from $stop;"; then
+			printf '%s\n' "$ANSWER" >"$C/label"
+		else
+			words "$C/err"
+			pg_fail "pg_backup_stop: $WORDS"
+		fi
 	done
 }
 
@@ -256,9 +277,10 @@ postgresql_finish() {
 				read -r map
 			} <"$C/label"
 			# A checkpoint meanwhile may have recycled the WAL that recovery begins with.
-			first=$(printf '%s' "$label" | sed -n 's/.*START WAL LOCATION: [^ ]* (file \([0-9A-F]*\)).*/\1/p')
+			first=${label#*START WAL LOCATION: } first=${first#*(file } first=${first%%)*}
+			case $first in '' | *[!0-9A-F]*) first=none ;; esac
 			read -r data <"$C/data"
-			[ -n "$first" ] && [ -e "$data/pg_wal/$first" ] ||
+			[ -e "$data/pg_wal/$first" ] ||
 				pg_fail "the WAL of the backup's start ($first) is gone: a checkpoint came between; try again"
 		fi
 		pg_close
@@ -276,36 +298,55 @@ pg_answer() {
 	[ -e "$C/cannot" ] && state=failed && read -r cannot <"$C/cannot"
 	[ -s "$C/method" ] && read -r method <"$C/method"
 	[ -s "$C/version" ] && read -r version <"$C/version"
-	[ -s "$C/began" ] && read -r began <"$C/began"
 	read -r data <"$C/data"
-	[ -e "$C/volumes" ] || : >"$C/volumes"
-	[ -e "$C/dirs" ] || printf '%s\n' "$data" >"$C/dirs"
-	vols=$(cut -d'|' -f2 "$C/volumes" | json_list)
-	include=$(json_list <"$C/dirs")
-	exclude=$(printf "$(printf '%s' "$data" | sed 's/[%\\]/&&/g')/%s\n" postmaster.pid postmaster.opts pg_stat_tmp 'base/pgsql_tmp*' | json_list)
-	files=''
-	[ "$map" != '""' ] && files=",\"files\":[{\"name\":\"tablespace_map\",\"content\":$map}]"
-	[ "$state" = failed ] && label='""' session='' files=''
-	say writer "$(printf '{"app":"postgresql","version":%s,"state":"%s","method":"%s","session":"%s","began":"%s","ended":"%s","label":%s,"error":%s%s,"components":[{"name":%s,"volumes":%s,"include":%s,"exclude":%s,"restore":"STOP_RESTORE_START"}]}' \
-		"$(json "$version")" "$state" "$method" "$session" "${began:-$(now)}" "$(now up)" "$label" "$(json "$cannot")" "$files" \
-		"$(json "$data")" "$vols" "$include" "$exclude")"
+	now up
+	ended=$NOW began=$NOW
+	[ -s "$C/began" ] && read -r began <"$C/began"
+	[ -s "$C/dirs" ] || printf '%s\n' "$data" >"$C/dirs"
+	[ "$state" = failed ] && label='""' session='' map='""'
+	part
+	text name "$data"
+	pg_volumes
+	list include <"$C/dirs"
+	for file in postmaster.pid postmaster.opts pg_stat_tmp 'base/pgsql_tmp*'; do printf '%s\n' "$data/$file"; done >"$C/exclude"
+	list exclude <"$C/exclude"
+	text restore STOP_RESTORE_START
+	component=$O
+	part
+	text app postgresql
+	text version "$version"
+	text state "$state"
+	text method "$method"
+	text session "$session"
+	text began "$began"
+	text ended "$ended"
+	raw label "$label"
+	text error "$cannot"
+	[ "$map" = '""' ] || raw files "[{\"name\":\"tablespace_map\",\"content\":$map}]"
+	raw components "[{$component}]"
+	send writer
+}
+
+# pg_volumes puts the names of the volumes under $C into the part.
+pg_volumes() {
+	: >"$C/names"
+	[ ! -e "$C/volumes" ] || while IFS='|' read -r _ vol; do printf '%s\n' "$vol"; done <"$C/volumes" >>"$C/names"
+	list volumes <"$C/names"
 }
 
 # postgresql_undo ends the sessions: psql, and the server's process behind it,
 # which may be waiting for a checkpoint and would not see that psql is gone.
 postgresql_undo() {
 	for C in "$W"/pg.*; do
-		[ -e "$C/data" ] || continue
-		pid=''
-		[ -s "$C/psql" ] && read -r pid <"$C/psql"
-		case $pid in
-		?*) kill "$pid" 2>/dev/null ;;
-		esac
-		[ -s "$C/backend" ] && read -r pid <"$C/backend" || continue
-		read -r _ comm _ 2>/dev/null <"/proc/$pid/stat" || continue
-		[ -e "$C/psql" ] && case $comm in *postgres*) kill -s TERM "$pid" 2>/dev/null ;; esac
+		[ -s "$C/psql" ] || continue
+		read -r pid <"$C/psql"
+		kill "$pid" 2>/dev/null
+		if [ -s "$C/backend" ]; then
+			read -r pid <"$C/backend"
+			read -r comm 2>/dev/null <"/proc/$pid/comm" && [ "$comm" = postgres ] && kill -s TERM "$pid" 2>/dev/null
+		fi
+		: >"$C/psql"
 	done
-	rm -f "$W"/pg.*/psql
 }
 
 postgresql_probe() {
@@ -315,7 +356,12 @@ postgresql_probe() {
 		N=$((N + 1)) C=$W/pg.$((N)) cannot='' version=''
 		[ -e "$C/cannot" ] && read -r cannot <"$C/cannot"
 		[ -s "$C/version" ] && read -r version <"$C/version"
-		[ -e "$C/volumes" ] || : >"$C/volumes"
-		say app "{\"app\":\"postgresql\",\"version\":$(json "$version"),\"running\":true,\"volumes\":$(cut -d'|' -f2 "$C/volumes" | json_list),\"cannot\":$(json "$cannot")}"
+		part
+		text app postgresql
+		text version "$version"
+		raw running true
+		pg_volumes
+		text cannot "$cannot"
+		send app
 	done
 }

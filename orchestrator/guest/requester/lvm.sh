@@ -5,152 +5,118 @@
 NOUDEV=''
 [ -S /run/udev/control ] || NOUDEV='activation{udev_sync=0 udev_rules=0} devices{obtain_device_list_from_udev=0}'
 # No backup of the metadata to /etc: that may lie on a volume being snapshot.
-lvs_() { lvm lvs ${NOUDEV:+--config "$NOUDEV"} --noheadings --nosuffix --units b --separator '|' "$@" </dev/null; }
+lvm_report() {
+	verb=$1
+	shift
+	lvm "$verb" ${NOUDEV:+--config "$NOUDEV"} --noheadings --nosuffix --units b --separator '|' "$@" </dev/null
+}
 lvm_change() {
 	verb=$1
 	shift
 	lvm "$verb" ${NOUDEV:+--config "$NOUDEV"} -An -y -q -q "$@" </dev/null
 }
 
-# mounted DEV prints "TYPE MOUNTPOINT" of the first mount of a whole file system.
-mounted() {
-	awk -v dev="$1" '$3 == dev && $4 == "/" {
-		for (i = 7; i < NF; i++) if ($i == "-") { print $(i + 1), $5; exit }
-	}' "$MOUNTS"
-}
-MOUNTS=/proc/self/mountinfo
+SYSFS=/sys SWAPS=/proc/swaps MOUNTS=/proc/self/mountinfo
 [ -r /proc/1/mountinfo ] && MOUNTS=/proc/1/mountinfo
 
-# find_volumes writes $W/volumes, one line for each logical volume in use:
-#   uuid|group uuid|vg/lv|bytes|major:minor|kind|extent bytes|free extents|dm name|fs|cannot|mount
-# A volume that nobody has open is at rest: the split holds what it holds.
+# list_volumes writes $W/lvs: all that the other functions know of logical
+# volumes.
+list_volumes() {
+	lvm_report lvs -o lv_uuid,vg_uuid,vg_name,lv_name,lv_size,lv_kernel_major,lv_kernel_minor,lv_attr,vg_extent_size,vg_free_count,lv_dm_path,lv_tags \
+		>"$W/lvs" 2>"$W/err"
+}
+
+# find_volumes PERCENT [UUID…] reads $W/lvs and writes $W/volumes, one line for
+# each logical volume in use, and $W/others; see volumes.awk.
+#   extents|uuid|group uuid|vg/lv|bytes|major:minor|kind|extent bytes|free extents|dm name|fs|cannot|mount
 find_volumes() {
-	: >"$W/volumes"
-	if ! lvs_ -o lv_uuid,vg_uuid,vg_name,lv_name,lv_size,lv_kernel_major,lv_kernel_minor,lv_attr,vg_extent_size,vg_free_count,lv_dm_path \
-		>"$W/lvs" 2>"$W/err"; then
-		return 1
-	fi
-	while IFS='|' read -r uuid group vg lv size major minor attr extent free dm; do
-		uuid=${uuid##* }
-		case $attr in
-		?????o*) ;; # open
-		*) continue ;;
-		esac
-		case $lv in cleave-*) continue ;; esac
-		dev=$major:$minor cannot='' fs='' mount='' kind=lvm-thick
-		name=$(readlink "/sys/dev/block/$dev")
-		grep -q "^/dev/${name##*/} " /proc/swaps 2>/dev/null && continue
-		case $attr in
-		V*) kind=lvm-thin ;;
-		[-omrC]*) ;;
-		t* | T* | e* | d* | D*) continue ;; # a pool: its volumes stand for it
-		*) cannot='it is a snapshot itself, or being merged' ;;
-		esac
-		read -r fs mount <<-END
-			$(mounted "$dev")
-		END
-		for holder in "/sys/dev/block/$dev/holders"/*; do
-			[ -e "$holder" ] || continue
-			cannot="${holder##*/} lies on it, and a file system there would not be frozen"
-		done
-		printf '%s|' "$uuid" "$group" "$vg/$lv" "$size" "$dev" "$kind" "$extent" "$free" "${dm##*/}" "$fs" "$cannot"
-		printf '%s\n' "$mount"
-	done <"$W/lvs" >"$W/volumes"
+	percent=$1
+	shift
+	wanted=$*
+	set -- "$SYSFS"/class/block/*/holders/*
+	: >"$W/others"
+	awk -v percent="$percent" -v wanted="$wanted" -v holders="$*" -v mounts="$MOUNTS" -v swaps="$SWAPS" \
+		-v sysfs="$SYSFS" -v others="$W/others" "$VOLUMES_AWK" "$W/lvs" >"$W/volumes"
 }
 
-# share_space PERCENT reads volumes and writes, with the same lines, how many
-# extents each thick snapshot gets in front ("0|" if its group has no room): the
-# given share of its origin, or its part of what the group has left if that is
-# less, and never fewer than two.
-share_space() {
-	awk -F'|' -v OFS='|' -v percent="$1" '
-		{ line[NR] = $0; group[NR] = $2; kind[NR] = $6; free[NR] = $8
-		  size[NR] = $4 / $7; if ($6 == "lvm-thick") total[$2] += size[NR] }
-		END { for (i = 1; i <= NR; i++) {
-			n = 0
-			if (kind[i] == "lvm-thick") {
-				want = int(size[i] * percent / 100 + 0.999999)
-				if (want < 2) want = 2
-				part = int(free[i] * size[i] / total[group[i]])
-				n = want < part ? want : part
-				if (n < 2) n = 0
-			}
-			print n, line[i]
-		} }'
-}
-
-# volume_at DEV prints "uuid|vg/lv" of the volume in use with that number.
+# volume_at DEV sets VOLUME to "uuid|vg/lv" of the volume in use with that number.
 volume_at() {
-	awk -F'|' -v dev="$1" '$5 == dev { print $1 "|" $3; found = 1; exit } END { exit !found }' "$W/volumes"
-}
-
-# flush_group GROUP makes what LVM wrote to the group's disks stable: it writes
-# its metadata with O_DIRECT and does not flush. fsync of a block device does.
-flush_group() {
-	while IFS='|' read -r owner pv; do
-		[ "${owner##* }" = "$1" ] || continue
-		case $FLUSH in
-		sync) sync "$pv" || return 1 ;;
-		*) dd if=/dev/null of="$pv" conv=notrunc,fsync 2>/dev/null || return 1 ;;
-		esac
-	done <"$W/pvs"
-}
-
-# snapshot_name LV prints the name of its snapshot. device-mapper's names end at
-# 127 characters, with hyphens doubled and "-real" or "-cow" behind.
-snapshot_name() {
-	if [ $((2 * (${#2} + ${#3}))) -le 60 ]; then
-		printf 'cleave-%s-%s' "$SET" "$2"
-	else
-		printf 'cleave-%s-%s' "$SET" "$1"
-	fi
-}
-
-# our_snapshots prints "vg/lv|uuid|attr|origin uuid|tags" of the set's snapshots.
-our_snapshots() {
-	lvs_ -o vg_name,lv_name,lv_uuid,lv_attr,origin_uuid,lv_tags 2>/dev/null |
-		while IFS='|' read -r vg lv uuid attr origin tags; do
-			case $lv in "cleave-$SET-"*) ;; *) continue ;; esac
-			case ",$tags," in *",cleave.$SET,"*) ;; *) continue ;; esac
-			printf '%s/%s|%s|%s|%s|%s\n' "${vg##* }" "$lv" "$uuid" "$attr" "$origin" "$tags"
-		done
-}
-
-# remove_snapshots removes the set's snapshots, and says on stderr what stays.
-remove_snapshots() {
-	round=0
-	while [ $round -lt 5 ]; do
-		left=$(our_snapshots | cut -d'|' -f1)
-		[ -z "$left" ] && return 0
-		for vol in $left; do
-			lvm_change lvremove -f "$vol" >/dev/null 2>"$W/err"
-		done
-		round=$((round + 1))
-		[ $round -gt 1 ] && sleep 1
-	done
-	left=$(our_snapshots | cut -d'|' -f1)
-	[ -z "$left" ] && return 0
-	echo "$left can't be removed: $(words "$W/err")" >&2
+	while IFS='|' read -r _ uuid _ vol _ dev _; do
+		[ "$dev" = "$1" ] && VOLUME="$uuid|$vol" && return 0
+	done <"$W/volumes"
 	return 1
 }
 
+# flush_groups GROUP… makes what LVM wrote to the groups' disks stable: it writes
+# its metadata with O_DIRECT and does not flush. fsync of a block device does.
+flush_groups() {
+	while IFS='|' read -r owner pv; do
+		for group; do
+			[ "${owner##* }" = "$group" ] || continue
+			dd if=/dev/null of="$pv" conv=notrunc,fsync 2>/dev/null || return 1
+			break
+		done
+	done <"$W/pvs"
+}
+
+# snapshot_name LV sets NAME to the name of its snapshot. device-mapper's names
+# end at 127 characters, with hyphens doubled and "-real" or "-cow" behind.
+snapshot_name() {
+	NAME=cleave-$SET-$1
+	[ $((2 * (${#2} + ${#3}))) -gt 60 ] || NAME=cleave-$SET-$2
+}
+
+# our_snapshots writes "vg/lv|uuid|attr" of the set's snapshots to $W/snapshots.
+our_snapshots() {
+	lvm_report lvs -o vg_name,lv_name,lv_uuid,lv_attr -S "$(ours)" >"$W/snapshots.all" 2>"$W/err" || return 1
+	while IFS='|' read -r vg lv rest; do
+		printf '%s/%s|%s\n' "${vg##* }" "$lv" "$rest"
+	done <"$W/snapshots.all" >"$W/snapshots"
+}
+
+# ours prints what LVM selects the set's snapshots by (lvmreport(7)).
+ours() { printf 'lv_tags=cleave.%s && lv_name=~"^cleave-%s-"' "$SET" "$SET"; }
+
+# remove_snapshots removes the set's snapshots, by one call of LVM where all goes
+# well, and says on stderr what stays.
+remove_snapshots() {
+	round=0
+	until lvm_change lvremove -f -S "$(ours)" >/dev/null 2>"$W/remove.err"; do
+		round=$((round + 1))
+		if [ $round -ge 5 ]; then
+			our_snapshots && [ ! -s "$W/snapshots" ] && return 0
+			words "$W/remove.err"
+			echo "the set's snapshots can't be removed: $WORDS" >&2
+			return 1
+		fi
+		sleep 1
+	done
+}
+
 # resume_devices lets go of what an lvcreate that was killed left suspended:
-# only devices of volumes that this set touched, and of its own snapshots.
+# only devices of volumes that this set touched, and of its own snapshots. What
+# it runs before they are resumed is in memory.
 resume_devices() {
-	[ -s "$D/touched" ] || return 0
-	dmsetup info -c --noheadings --separator '|' -o suspended,name 2>/dev/null |
-		sed -n 's/^ *Suspended|//p' >"$W/suspended"
-	[ -s "$W/suspended" ] || return 0
-	ours=-$(printf 'cleave-%s-' "$SET" | sed 's/-/--/g')
-	{
-		grep -F -e "$ours" "$W/suspended"
-		# The store and the origin's data first, the origin itself last.
-		while IFS='|' read -r _ dm; do
-			for dev in "$dm-cow" "$dm-real" "$dm"; do grep -Fx -e "$dev" "$W/suspended"; done
-		done <"$D/touched"
-	} >"$W/devices"
-	[ -s "$W/devices" ] || return 0
-	while read -r dev; do dmsetup resume --noudevsync "$dev" 2>/dev/null; done <"$W/devices"
+	[ -s "$D/touched" ] && [ ! -e "$D/whole" ] || return 0
+	dmsetup info -c --noheadings --separator '|' -o suspended,name >"$W/suspended" 2>/dev/null
+	# In device-mapper's names a hyphen is doubled, but for the one after the group.
+	marker='' rest=cleave-$SET-
+	while [ -n "$rest" ]; do
+		marker=$marker${rest%%-*}-- rest=${rest#*-}
+	done
+	resumed=''
+	while IFS='|' read -r state dev; do
+		case $state,$dev in *Suspended,*"-$marker"*) resume "$dev" ;; esac
+	done <"$W/suspended"
+	# The store and the origin's data first, the origin itself last.
+	while IFS='|' read -r _ dm; do
+		for part in "$dm-cow" "$dm-real" "$dm"; do
+			while IFS='|' read -r state dev; do
+				case $state,$dev in *Suspended,"$part") resume "$dev" ;; esac
+			done <"$W/suspended"
+		done
+	done <"$D/touched"
+	[ -n "$resumed" ] || return 0
 	remove_snapshots 2>/dev/null
 	while IFS='|' read -r vol _; do
 		# The tables may be ahead of the metadata: make them agree.
@@ -158,19 +124,28 @@ resume_devices() {
 	done <"$D/touched"
 }
 
-# sweep removes snapshots of any set whose time is over: the guest was started
-# anew since, and the timer that would have dropped them is gone.
+resume() {
+	dmsetup resume --noudevsync "$1" 2>/dev/null
+	resumed=1
+}
+
+# sweep removes the snapshots in $W/lvs that should not be there: the set's own,
+# from before a reboot, and those of any set whose time is over: the guest was
+# started anew since, and the timer that would have dropped them is gone. It
+# fails if there were none.
 sweep() {
-	today=$(date +%s)
-	lvs_ -o vg_name,lv_name,lv_tags 2>/dev/null | while IFS='|' read -r vg lv tags; do
+	now
+	set --
+	while IFS='|' read -r _ _ vg lv _ _ _ _ _ _ _ tags; do
 		case $lv in cleave-*) ;; *) continue ;; esac
-		for tag in $(printf '%s' "$tags" | tr ',' ' '); do
-			case $tag in
-			cleave.until=*[!0-9]*) ;;
-			cleave.until=?*)
-				[ "${tag#cleave.until=}" -lt "$today" ] && lvm_change lvremove -f "${vg##* }/$lv" >/dev/null 2>&1
-				;;
-			esac
-		done
-	done
+		until=${tags##*cleave.until=} until=${until%%,*}
+		case ,$tags, in
+		*",cleave.$SET,"*) set -- "$@" "$vg/$lv" ;;
+		*,cleave.until=[0-9]*)
+			case $until in *[!0-9]*) continue ;; esac
+			[ "$until" -ge "$EPOCH" ] || set -- "$@" "$vg/$lv"
+			;;
+		esac
+	done <"$W/lvs"
+	[ $# -gt 0 ] && lvm_change lvremove -f "$@" >/dev/null 2>&1
 }

@@ -4,14 +4,17 @@
 //
 // # What the script does (step.sh)
 //
-//	launch   puts itself into memory and starts "run" in a session of its own
-//	run      copies its tools to memory, starts "watch", asks the application
+//	launch   puts itself into memory, starts "run" in a session of its own, and
+//	         waits as await does
+//	run      copies to memory what lets go of a suspended volume, starts "watch",
+//	         which lives from that alone, asks the application
 //	         writers (package app), makes one LVM snapshot after the other and
 //	         flushes the disks under it, releases the writers, reports
 //	watch    at the limit ends a step that has not ended and undoes all of it;
 //	         after Keep drops the snapshots. It needs neither host nor agent
 //	drop     ends and removes everything of a set
-//	await    prints the report, when it is whole or the caller's time is over
+//	await    prints the report, when it is whole or the caller's time is over,
+//	         and takes no processor time until then
 //	probe    says what a step would find
 //
 // Nothing is held before the watchdog runs. A crash of the agent, of the host
@@ -68,7 +71,7 @@ const (
 	// group has that much left.
 	share = 20
 	// awaitSeconds is how long one call for the report waits in the guest.
-	awaitSeconds = 10
+	awaitSeconds = 20
 )
 
 var (
@@ -90,7 +93,7 @@ func Snapshot(ctx context.Context, r Runner, name string, set orchestrator.SetID
 	if o.Keep == 0 {
 		o.Keep = DefaultKeep
 	}
-	args := []string{"launch", string(set), seconds(o.Limit), seconds(o.Keep), strconv.Itoa(share), plain(name)}
+	args := []string{"launch", string(set), seconds(o.Limit), seconds(o.Keep), strconv.Itoa(share), plain(name), strconv.Itoa(awaitSeconds)}
 	if err := check(set); err != nil {
 		return wire.Report{}, err
 	}
@@ -103,14 +106,11 @@ func Snapshot(ctx context.Context, r Runner, name string, set orchestrator.SetID
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Limit+Grace, fmt.Errorf("the guest did not end the step within %v: %w", o.Limit+Grace, orchestrator.ErrTimeout))
 	defer cancel()
 	launch := append([]string{"/bin/sh", "-c", save, "cleave"}, args...)
-	if _, err := again(ctx, r, launch, Script()); err != nil {
+	out, err := again(ctx, r, launch, Script())
+	if err != nil {
 		return wire.Report{}, fmt.Errorf("guest step: start: %w", err)
 	}
 	for {
-		out, err := again(ctx, r, call("await", string(set), strconv.Itoa(awaitSeconds)), Script())
-		if err != nil {
-			return wire.Report{}, fmt.Errorf("guest step: report: %w", err)
-		}
 		report, err := wire.Parse(out)
 		if err != nil {
 			return report, err
@@ -120,6 +120,9 @@ func Snapshot(ctx context.Context, r Runner, name string, set orchestrator.SetID
 		}
 		if ctx.Err() != nil {
 			return report, context.Cause(ctx)
+		}
+		if out, err = again(ctx, r, call("await", string(set), strconv.Itoa(awaitSeconds)), Script()); err != nil {
+			return report, fmt.Errorf("guest step: report: %w", err)
 		}
 	}
 }

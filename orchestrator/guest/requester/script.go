@@ -14,6 +14,8 @@ var (
 	tools string
 	//go:embed lvm.sh
 	volumes string
+	//go:embed volumes.awk
+	volumesAWK string
 	//go:embed step.sh
 	step string
 )
@@ -21,19 +23,15 @@ var (
 // Script is the whole guest script: POSIX sh. Its last line calls it, so that a
 // shell that reads it from a pipe has read all of it by then.
 func Script() string {
-	return strings.Join([]string{base, tools, volumes, app.Script(), step, "main \"$@\"\nexit\n"}, "\n")
+	return strings.Join([]string{base, tools, volumeWords(), app.Script(), step, "main \"$@\"\nexit\n"}, "\n")
 }
 
-// save is a shell command that puts its standard input into a file in memory
-// and goes on as that: what is started must outlive the agent's process.
-const save = `umask 077
-for d in /run /dev/shm; do
-	while read -r _ at type _; do
-		case $at,$type in "$d",tmpfs | "$d",ramfs) break 2 ;; esac
-	done </proc/mounts
-	d=
-done
-[ -n "$d" ] || { echo "neither /run nor /dev/shm of this guest is in memory" >&2; exit 1; }
-f=$(mktemp "$d/cleave-step.XXXXXX") && cat >"$f" && exec /bin/sh "$f" "$@"
-rm -f "$f"
-exit 1`
+// volumeWords are the shell's words for volumes, with the awk program that they run.
+func volumeWords() string {
+	return volumes + "VOLUMES_AWK='" + strings.ReplaceAll(volumesAWK, "'", `'\''`) + "'\n"
+}
+
+// save is a shell command that reads the script from its standard input and goes
+// on as that. The script keeps its own text: what it starts must outlive the
+// agent's process and the pipe.
+const save = `CLEAVE_SCRIPT=$(cat) && eval "$CLEAVE_SCRIPT"`

@@ -6,15 +6,17 @@ import "fmt"
 // changing anything in it.
 type Probe struct {
 	Cannot  string   // why the guest can't make snapshots at all
-	Volumes []Volume // logical volumes in use
+	Volumes []Volume // logical volumes in use, and what else is mounted read-write
 	Apps    []App    // applications that run
 }
 
-// Volume is a volume that a guest step would snapshot.
+// Volume is a volume that a guest step would snapshot, or one that it can't: a
+// file system that is mounted read-write and lies on no logical volume is listed
+// too, for to keep silent about it would promise too much.
 type Volume struct {
-	Name   string `json:"name"` // "vg/lv"
-	UUID   string `json:"uuid"`
-	Kind   string `json:"kind"` // as in Completion
+	Name   string `json:"name"` // "vg/lv"; "sda1" where it is none
+	UUID   string `json:"uuid"` // "" where it is no logical volume
+	Kind   string `json:"kind"` // as in Completion; "partition", "disk"
 	Mount  string `json:"mount,omitempty"`
 	FS     string `json:"fs,omitempty"`
 	Size   int64  `json:"size"`             // bytes

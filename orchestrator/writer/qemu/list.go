@@ -14,14 +14,15 @@ import (
 
 // describe learns all there is about a VM. What can't be learned is its Problem.
 func (m *machine) describe(ctx context.Context) orchestrator.VM {
-	if m.isPaused() {
-		return m.describePaused()
-	}
 	v := orchestrator.VM{Name: m.Name, Writer: "qemu", Config: m.Config, Power: orchestrator.PowerUnknown}
-	err := m.ask(ctx, func(ctx context.Context, c *qmp.Conn) error { return facts(ctx, c, &v) })
+	err := orchestrator.ErrBusy
+	for errors.Is(err, orchestrator.ErrBusy) {
+		if m.isPaused() { // or paused in this moment, or resumed in this one: then it is asked
+			return m.describePaused()
+		}
+		err = m.ask(ctx, func(ctx context.Context, c *qmp.Conn) error { return facts(ctx, c, &v) })
+	}
 	switch {
-	case errors.Is(err, orchestrator.ErrBusy) && m.isPaused(): // paused in this moment
-		return m.describePaused()
 	case errors.Is(err, qmp.ErrAbsent):
 		v.Power = orchestrator.Off
 		v.Problem = err.Error() + ": the VM is off, and only its own QEMU knows its disks"

@@ -77,10 +77,45 @@ type machine struct {
 	// or for as long as a guard holds it.
 	qmp chan struct{}
 
-	mu     sync.Mutex
-	stands chan struct{}    // not nil from the beginning of a pause to its end; closed when the VM stands
-	paused *guard.Paused    // the latest pause
-	last   *orchestrator.VM // what QMP said last, for List while the guard has the socket
+	mu   sync.Mutex
+	hold *hold            // from the beginning of a pause until its token is back
+	last *orchestrator.VM // what QMP said last, for List while the guard has the socket
+	free time.Time        // when the latest pause gave the socket back
+}
+
+// hold is a pause from its beginning to its end.
+type hold struct {
+	stands chan struct{} // closed when the VM stands
+	paused *guard.Paused // valid once stands is closed
+	over   chan struct{} // closed when the socket is free again
+}
+
+// holds says whether a guard holds the VM now.
+func (h *hold) holds() bool {
+	if h == nil {
+		return false
+	}
+	select {
+	case <-h.stands:
+	default:
+		return false
+	}
+	select {
+	case <-h.paused.Done():
+		return false
+	default: // the guard of a VM that did not run ends by itself, at once
+		return h.paused.Was() == orchestrator.Running
+	}
+}
+
+// ending says whether nothing of the pause is left but giving back the token.
+func (h *hold) ending() bool {
+	select {
+	case <-h.stands:
+		return !h.holds()
+	default:
+		return false
+	}
 }
 
 // New checks a configuration and returns its writer; it connects to nothing.
@@ -169,43 +204,66 @@ func (w *Writer) Pause(ctx context.Context, vm string, limit time.Duration) (wri
 	if err != nil {
 		return nil, err
 	}
-	stands := make(chan struct{})
-	m.mu.Lock()
-	if m.stands != nil {
-		m.mu.Unlock()
-		return nil, fmt.Errorf("VM %s: another pause is under way: %w", vm, orchestrator.ErrBusy)
-	}
-	m.stands = stands
-	m.mu.Unlock()
-	over := func() {
-		m.mu.Lock()
-		m.stands = nil
-		m.mu.Unlock()
-		<-m.qmp
-	}
-	select {
-	case m.qmp <- struct{}{}:
-	case <-ctx.Done():
-		m.mu.Lock()
-		m.stands = nil
-		m.mu.Unlock()
-		return nil, fmt.Errorf("VM %s: QMP: %w", vm, context.Cause(ctx))
+	h, err := m.begin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("VM %s: %w", vm, err)
 	}
 	p, err := guard.Pause(ctx, w.executable, m.QMP, limit)
 	if err != nil {
-		over()
+		m.end(h)
 		return nil, fmt.Errorf("VM %s: %w", vm, err)
 	}
-	m.mu.Lock()
-	m.paused = p
-	m.mu.Unlock()
-	close(stands)
+	h.paused = p
+	close(h.stands)
 	go func() {
 		<-p.Done() // the guard has let go of the socket
-		over()
+		m.end(h)
 	}()
 	w.log.Debug("paused by a guard", "vm", vm, "limit", limit, "was", p.Was())
 	return p, nil
+}
+
+// begin takes the socket for a pause. A pause that is over in all but giving
+// back its token is waited for: whoever resumed may pause again at once.
+func (m *machine) begin(ctx context.Context) (*hold, error) {
+	h := &hold{stands: make(chan struct{}), over: make(chan struct{})}
+	for {
+		m.mu.Lock()
+		other := m.hold
+		if other == nil {
+			m.hold = h
+		}
+		m.mu.Unlock()
+		if other == nil {
+			break
+		}
+		if !other.ending() {
+			return nil, fmt.Errorf("another pause is under way: %w", orchestrator.ErrBusy)
+		}
+		select {
+		case <-other.over:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("QMP: %w", context.Cause(ctx))
+		}
+	}
+	select {
+	case m.qmp <- struct{}{}:
+		return h, nil
+	case <-ctx.Done():
+		m.mu.Lock()
+		m.hold = nil
+		m.mu.Unlock()
+		return nil, fmt.Errorf("QMP: %w", context.Cause(ctx))
+	}
+}
+
+// end gives the socket back.
+func (m *machine) end(h *hold) {
+	m.mu.Lock()
+	m.hold, m.free = nil, time.Now()
+	m.mu.Unlock()
+	<-m.qmp
+	close(h.over)
 }
 
 func (w *Writer) find(vm string) (*machine, error) {
@@ -242,18 +300,28 @@ func (w *Writer) guest(ctx context.Context, vm string) (*machine, error) {
 }
 
 // lockQMP takes the QMP socket for this process; <-m.qmp gives it back. While a
-// VM is paused that is orchestrator.ErrBusy at once: the guard has it.
+// guard holds the VM that is orchestrator.ErrBusy at once; one that has let it run
+// gives the socket back in a moment.
 func (m *machine) lockQMP(ctx context.Context) error {
 	m.mu.Lock()
-	stands := m.stands
+	h := m.hold
 	m.mu.Unlock()
-	select {
-	case m.qmp <- struct{}{}:
-		return nil
-	case <-stands: // nil, and so never, where nobody pauses
-		return fmt.Errorf("VM %s is paused by a guard of ours: %w", m.Name, orchestrator.ErrBusy)
-	case <-ctx.Done():
-		return fmt.Errorf("VM %s: QMP: %w", m.Name, context.Cause(ctx))
+	var stands chan struct{} // nil, and so never, where nobody pauses
+	if h != nil {
+		stands = h.stands
+	}
+	for {
+		select {
+		case m.qmp <- struct{}{}:
+			return nil
+		case <-stands:
+			if h.holds() {
+				return fmt.Errorf("VM %s is paused by a guard of ours: %w", m.Name, orchestrator.ErrBusy)
+			}
+			stands = nil
+		case <-ctx.Done():
+			return fmt.Errorf("VM %s: QMP: %w", m.Name, context.Cause(ctx))
+		}
 	}
 }
 
@@ -261,15 +329,7 @@ func (m *machine) lockQMP(ctx context.Context) error {
 func (m *machine) isPaused() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.paused == nil {
-		return false
-	}
-	select {
-	case <-m.paused.Done():
-		return false
-	default:
-		return m.paused.Was() == orchestrator.Running
-	}
+	return m.hold.holds()
 }
 
 // ask connects for one round of questions.
@@ -281,9 +341,21 @@ func (m *machine) ask(ctx context.Context, questions func(context.Context, *qmp.
 	}
 	defer func() { <-m.qmp }()
 	c, err := qmp.Dial(ctx, m.QMP, nil)
+	// A QEMU that is short of processor time may not have seen yet that the guard
+	// hung up, and serves one client at a time.
+	for errors.Is(err, qmp.ErrBusy) && m.justFreed() {
+		c, err = qmp.Dial(ctx, m.QMP, nil)
+	}
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	return questions(ctx, c)
+}
+
+// justFreed says whether a guard of ours had the socket until a moment ago.
+func (m *machine) justFreed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Since(m.free) < listLimit
 }

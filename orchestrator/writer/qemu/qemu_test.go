@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -227,6 +229,51 @@ func TestGuestAnswers(t *testing.T) {
 				t.Fatalf("%+v, %v", vms, err)
 			}
 		})
+	}
+}
+
+// Whoever has resumed a VM may ask for it and pause it again at once, however
+// slowly the end of the guard is noticed here.
+func TestResumedAtOnce(t *testing.T) {
+	var running atomic.Bool
+	running.Store(true)
+	path := qemutest.QMP(t, func(c qemutest.Command) qemutest.Answer {
+		switch c.Execute {
+		case "stop", "cont":
+			running.Store(c.Execute == "cont")
+		case "query-status":
+			s := qmp.Status{Status: "paused"}
+			if running.Load() {
+				s = qmp.Status{Status: "running", Running: true}
+			}
+			return qemutest.Answer{Return: s}
+		case "query-block", "query-named-block-nodes":
+			return qemutest.Answer{Return: []any{}}
+		}
+		return qemutest.Answer{}
+	})
+	w := open(t, qemu.VM{Name: "vm", QMP: path})
+	for range 30 {
+		p, err := w.Pause(t.Context(), "vm", time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { // beside the resume: either is true, nothing else
+				if vms, err := w.List(t.Context()); err != nil || vms[0].Problem != "" && !strings.Contains(vms[0].Problem, "paused by a guard") {
+					t.Errorf("%+v, %v", vms, err)
+				}
+			})
+		}
+		if out, err := p.Resume(t.Context()); err != nil || out.ByGuard {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		vms, err := w.List(t.Context())
+		if err != nil || vms[0].Power != orchestrator.Running {
+			t.Fatalf("resumed, and the list says %+v, %v", vms, err)
+		}
+		wg.Wait()
 	}
 }
 
