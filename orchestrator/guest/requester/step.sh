@@ -27,7 +27,7 @@ start() {
 launch() {
 	if [ ! -e "$D/started" ]; then
 		[ -e "$D" ] && rm -rf "$D"
-		mkdir -p "$W" && mkfifo "$D/over" && printf '%s\n' "$CLEAVE_SCRIPT" >"$D/step" || exit 1
+		mkdir -p "$W" && [ -O "$BASE" ] && mkfifo "$D/over" && printf '%s\n' "$CLEAVE_SCRIPT" >"$D/step" || exit 1
 		printf '%s\n' "$2" "$3" "$4" "$5" >"$D/conf"
 		wait=$6
 		shift 6

@@ -26,16 +26,17 @@ copy_tools() {
 	done <"$W/libraries"
 	for home in "$D/tools.d" "/dev/shm/cleave-$SET"; do
 		case $home in /run/*) is_tmpfs /run ;; *) is_tmpfs /dev/shm ;; esac && [ -z "$noexec" ] || continue
-		mkdir -p "$home" && cp -L "$@" "$home/" 2>"$W/err" || missing="$missing (some)"
-		"$home/sh" -c : 2>/dev/null && break
+		# Not -p: in /dev/shm somebody else may have made one of that name.
+		mkdir "$home" 2>/dev/null || continue
+		cp -L "$@" "$home/" 2>"$W/err" || missing="$missing (some)"
+		if "$home/sh" -c : 2>/dev/null; then
+			printf '%s\n' "$home" >"$D/tools"
+			[ -z "$missing" ] || warn "not copied to memory:$missing"
+			return
+		fi
 		rm -rf "$home"
 	done
-	if [ -x "$home/sh" ]; then
-		printf '%s\n' "$home" >"$D/tools"
-		[ -z "$missing" ] || warn "not copied to memory:$missing"
-	else
-		warn 'no tmpfs of this guest runs programs: the tools stay where they are, which may be on a volume that is snapshot'
-	fi
+	warn 'no tmpfs of this guest runs programs: the tools stay where they are, which may be on a volume that is snapshot'
 }
 
 # libraries PROGRAM: glibc's loader says it itself (ld.so(8)), in a quarter of
