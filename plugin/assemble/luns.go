@@ -14,7 +14,6 @@ import (
 	"github.com/cleave-san/cleave/iscsi/target"
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/nbd"
-	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery/worker"
 	"github.com/cleave-san/cleave/plugin/cli"
 )
@@ -135,15 +134,12 @@ func (d *disks) open(o cli.LUNOptions) error {
 
 // recover has a worker serve views of the sources, and connects to them.
 func (d *disks) recover(ctx context.Context, o cli.LUNOptions) error {
-	spec := worker.Spec{Snapshots: o.Snapshots, ReadOnly: o.ReadOnly, OverlayDir: o.Overlay}
-	for _, path := range o.Sources {
-		f, err := open.File(path)
-		if err != nil {
-			return err
-		}
-		d.closers = append(d.closers, f.Close)
-		spec.Sources = append(spec.Sources, worker.Source{Name: path, Device: f})
+	spec, closeFiles, err := sources(o.Sources)
+	if err != nil {
+		return err
 	}
+	d.closers = append(d.closers, closeFiles)
+	spec.Snapshots, spec.ReadOnly, spec.OverlayDir = o.Snapshots, o.ReadOnly, o.Overlay
 	dir, err := os.MkdirTemp("", "cleave-")
 	if err != nil {
 		return fmt.Errorf("directory of the recovery worker's socket: %w", err)

@@ -24,7 +24,9 @@ func Parts(release string, getenv func(string) string) cli.Parts {
 		RunServe: func(ctx context.Context, o cli.ServeOptions, log *slog.Logger) error {
 			return Serve(ctx, o, release, getenv, log)
 		},
-		ServeLUNs: serveLUNs,
+		InspectDisks: inspectDisks,
+		OpenDisks:    openDisks,
+		ServeLUNs:    serveLUNs,
 	}
 	p.ControlSocket, p.ArraySocket = Sockets(getenv)
 	return p

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/goleak"
 
+	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/cleave-san/cleave/plugin/api"
 )
 
@@ -36,6 +36,8 @@ func parts(socket string, storage Storage) Parts {
 		RunArray:      func(context.Context, ArrayOptions, *slog.Logger) error { return nil },
 		RunServe:      func(context.Context, ServeOptions, *slog.Logger) error { return nil },
 		ServeLUNs:     func(context.Context, LUNOptions, func([]ServedLUN) error, *slog.Logger) error { return nil },
+		InspectDisks:  func(context.Context, []string) (*recovery.Report, Disks, error) { return nil, Disks{}, nil },
+		OpenDisks:     func(context.Context, []string, ...string) (Disks, error) { return Disks{}, nil },
 	}
 }
 
@@ -53,7 +55,6 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasPrefix(filepath.Base(f), "lun") })
 	type world struct {
 		service *fakeService
 		storage *fakeStorage

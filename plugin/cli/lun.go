@@ -26,32 +26,27 @@ volume group spans several disks.
 Volumes have names: "disk" is the whole content, "p1" the first partition, "vg/lv" a logical volume or a snapshot. Among
 several SRC, disks and partitions are numbered: "1:disk", "2:p1". A UUID is as good as a name.`,
 	}
-	c.AddCommand(a.lunInspectCommand(), a.lunSumCommand(), a.lunRecoverCommand())
+	if a.parts.OpenDisks != nil {
+		c.AddCommand(a.lunInspectCommand(), a.lunSumCommand(), a.lunRecoverCommand())
+	}
 	if a.parts.ServeLUNs != nil {
 		c.AddCommand(a.lunServeCommand())
 	}
 	return c
 }
 
-// withContents opens the sources, probes them, and closes them after fn.
-func withContents(ctx context.Context, paths []string, fn func(*open.Contents) error) (err error) {
-	if err := fromHost(paths); err != nil {
+// withDisks opens volumes on the sources (none named: all), and closes them
+// after fn.
+func (a *app) withDisks(ctx context.Context, sources []string, fn func(Disks) error, volumes ...string) (err error) {
+	if err := fromHost(sources); err != nil {
 		return err
 	}
-	var sources []open.Source
-	for _, p := range paths {
-		d, err := open.File(p)
-		if err != nil {
-			return hint(err, "SRC is a file or a block device that you may read; check its path")
-		}
-		defer func() { err = errors.Join(err, d.Close()) }()
-		sources = append(sources, open.Source{Name: p, Device: d})
-	}
-	c, err := open.Probe(ctx, sources...)
+	d, err := a.parts.OpenDisks(ctx, sources, volumes...)
 	if err != nil {
-		return err
+		return lunError(err)
 	}
-	return lunError(fn(c))
+	defer func() { err = errors.Join(err, d.Close()) }()
+	return lunError(fn(d))
 }
 
 // fromHost refuses sources that are not of this host.
@@ -74,6 +69,8 @@ func lunError(err error) error {
 		return hint(&hinted{err: err, is: errUsage}, "`cleave lun inspect SRC` lists the snapshots and their UUIDs")
 	case errors.Is(err, recovery.ErrNoSnapshot):
 		return hint(&hinted{err: err, is: orchestrator.ErrNotFound}, "`cleave lun inspect SRC` shows what there is")
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return hint(err, "SRC is a file or a block device that you may read; check its path")
 	case errors.Is(err, fs.ErrExist):
 		return hint(err, "nothing is overwritten: choose another name, or remove the file first")
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/spf13/cobra"
 )
@@ -21,27 +20,20 @@ What is damaged is listed under findings. If damage hides a part of SRC, the exi
   cleave lun inspect a.img b.img -o json | jq '.volumeGroups[].volumes[].snapshots'`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
-			return withContents(c.Context(), args, func(contents *open.Contents) error {
-				r, err := recovery.Inspect(c.Context(), contents)
-				if err != nil {
-					return err
-				}
-				err = a.print(result{value: r, names: volumeNames(contents), text: func(w io.Writer, p *paper) error { return drawReport(w, p, r) }})
-				if err == nil && len(contents.Damage) > 0 {
-					err = hint(contents.Damage[0], "what is not damaged can be read all the same; see the findings")
-				}
+			if err := fromHost(args); err != nil {
 				return err
-			})
+			}
+			r, d, err := a.parts.InspectDisks(c.Context(), args)
+			if err != nil {
+				return lunError(err)
+			}
+			err = a.print(result{value: r, names: d.Names, text: func(w io.Writer, p *paper) error { return drawReport(w, p, r) }})
+			if err == nil && len(d.Damage) > 0 {
+				err = hint(d.Damage[0], "what is not damaged can be read all the same; see the findings")
+			}
+			return err
 		},
 	}
-}
-
-func volumeNames(c *open.Contents) []string {
-	var names []string
-	for _, v := range c.Volumes() {
-		names = append(names, v.Name)
-	}
-	return names
 }
 
 // drawReport draws the tree of a report, one line a volume.

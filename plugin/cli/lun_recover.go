@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
 )
 
@@ -69,22 +68,20 @@ temporary files and is gone in the end. The guest's disk is opened in a process 
 
 // copyVolume copies the content of one volume to a new file.
 func (a *app) copyVolume(ctx context.Context, sources []string, volume, to string) error {
-	return withContents(ctx, sources, func(contents *open.Contents) error {
-		v, err := contents.Volume(volume)
+	return a.withDisks(ctx, sources, func(disks Disks) error {
+		v := disks.Volumes[0]
+		d, err := v.Open(ctx)
 		if err != nil {
 			return err
 		}
-		d, err := v.Open()
-		if err != nil {
-			return err
-		}
+		defer d.Close()
 		p := newLunProgress(a.Streams, v.Name, d.Size())
 		err = recovery.Copy(ctx, d, to, p.update)
 		p.end()
 		if err != nil {
 			return fmt.Errorf("copy %s to %s: %w", v.Name, to, err)
 		}
-		_, err = fmt.Fprintf(a.Out, "%s  %d  %s\n", to, d.Size(), v.Name)
+		_, err = fmt.Fprintf(a.Out, "%s  %d  %s\n", to, d.Size(), printable(v.Name))
 		return err
-	})
+	}, volume)
 }

@@ -1,9 +1,9 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 
-	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/spf13/cobra"
 )
@@ -22,48 +22,48 @@ Without --volume all volumes are read. One that can't be read is named on stderr
   cleave lun sha256 /dev/sdc --volume 8RfV23-8Il5-oMwk-DYpQ-ieLK-Y8TD-BfAKuq`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
-			return withContents(c.Context(), args, func(contents *open.Contents) error {
-				if volume != "" {
-					v, err := contents.Volume(volume)
-					if err != nil {
-						return err
-					}
-					return printSum(c, a.Streams, v)
-				}
-				failed := len(contents.Damage) > 0
-				for _, d := range contents.Damage {
-					say(a.Err, "cleave", d.Error())
-				}
-				for _, v := range contents.Volumes() {
-					if err := printSum(c, a.Streams, v); c.Context().Err() != nil {
-						return err
-					} else if err != nil {
-						failed = true
-						say(a.Err, "cleave", err.Error())
-					}
-				}
-				if failed {
-					return status(ExitPartial)
-				}
-				return nil
-			})
+			if volume != "" {
+				return a.withDisks(c.Context(), args, func(d Disks) error { return a.printSum(c.Context(), d.Volumes[0]) }, volume)
+			}
+			return a.withDisks(c.Context(), args, func(d Disks) error { return a.printSums(c.Context(), d) })
 		},
 	}
 	c.Flags().StringVar(&volume, "volume", "", "name or UUID of the one volume to read")
 	return c
 }
 
-func printSum(c *cobra.Command, s Streams, v *open.Volume) error {
-	d, err := v.Open()
+// printSums prints one line a volume, and names those that can't be read.
+func (a *app) printSums(ctx context.Context, d Disks) error {
+	failed := len(d.Damage) > 0
+	for _, err := range d.Damage {
+		say(a.Err, "cleave", err.Error())
+	}
+	for _, v := range d.Volumes {
+		if err := a.printSum(ctx, v); ctx.Err() != nil {
+			return err
+		} else if err != nil {
+			failed = true
+			say(a.Err, "cleave", err.Error())
+		}
+	}
+	if failed {
+		return status(ExitPartial)
+	}
+	return nil
+}
+
+func (a *app) printSum(ctx context.Context, v Disk) error {
+	d, err := v.Open(ctx)
 	if err != nil {
 		return err
 	}
-	p := newLunProgress(s, v.Name, d.Size())
-	sum, err := recovery.Sum(c.Context(), d, p.update)
+	defer d.Close()
+	p := newLunProgress(a.Streams, v.Name, d.Size())
+	sum, err := recovery.Sum(ctx, d, p.update)
 	p.end()
 	if err != nil {
 		return fmt.Errorf("%s: %w", v.Name, err)
 	}
-	_, err = fmt.Fprintf(s.Out, "%x  %d  %s\n", sum, d.Size(), v.Name)
+	_, err = fmt.Fprintf(a.Out, "%x  %d  %s\n", sum, d.Size(), printable(v.Name))
 	return err
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cleave-san/cleave/iscsi"
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/cleave-san/cleave/orchestrator"
 )
 
@@ -26,6 +28,12 @@ type Parts struct {
 	// ends. They return when all has been closed.
 	RunArray func(ctx context.Context, o ArrayOptions, log *slog.Logger) error
 	RunServe func(ctx context.Context, o ServeOptions, log *slog.Logger) error
+	// InspectDisks describes what is on devices of this host that belong
+	// together, and OpenDisks opens volumes on them, by name or UUID (none:
+	// all) until the Disks are closed. Both do so in a process of its own:
+	// what is on a guest's disk is data from a stranger.
+	InspectDisks func(ctx context.Context, sources []string) (*recovery.Report, Disks, error)
+	OpenDisks    func(ctx context.Context, sources []string, volumes ...string) (Disks, error)
 	// ServeLUNs serves devices of this host by iSCSI until ctx ends, and calls
 	// ready once initiators can log in. When it returns nobody is served any
 	// more, and what was made for it is gone.
@@ -61,6 +69,28 @@ type ServeOptions struct {
 	Config    string
 	Socket    string
 	WithArray bool
+}
+
+// Disks is what is on devices that belong together.
+type Disks struct {
+	io.Closer // nil if nothing is open
+
+	Names   []string // of all volumes
+	Damage  []error  // what hides a part
+	Volumes []Disk   // those that were asked for
+}
+
+// Disk is a volume on them.
+type Disk struct {
+	Name string
+	// Open opens the volume's content; the caller closes it.
+	Open func(ctx context.Context) (Content, error)
+}
+
+// Content is a device to read.
+type Content interface {
+	lun.Device
+	io.Closer
 }
 
 // LUNOptions is what `cleave lun serve` and `cleave lun recover --serve` were

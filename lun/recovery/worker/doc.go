@@ -16,7 +16,8 @@
 // others may read, a worker that was taken over may read.
 //
 // The launching side is Start (a recovered view, served as NBD on a unix
-// socket), Inspect and Check (short-lived). Each of them has a hang limit and a
+// socket), Open (volumes to be read from here), Inspect and Check
+// (short-lived). Each of them has a hang limit and a
 // bound on what it takes from the worker. Whatever happens in there (a panic,
 // an endless loop, memory gone) is one error here.
 //

@@ -177,7 +177,7 @@ func (p *process) hand(ctx context.Context, src Source, cs *configSource) (*os.F
 
 func arguments(m mode, s *Spec) []string {
 	cpu := int64(0)
-	if m != modeView {
+	if m == modeInspect || m == modeCheck {
 		cpu = max(1, int64(s.Limits.CPU/time.Second))
 	}
 	args := append([]string{}, s.Args...)

@@ -35,7 +35,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		m := mode(args[0])
 		if len(args) > 1 && args[1] == "confine" {
 			err = confine(m, args[2:])
-		} else if m == modeView || m == modeInspect || m == modeCheck {
+		} else if m == modeView || m == modeInspect || m == modeCheck || m == modeVolumes {
 			err = serve(m, stdin, stdout)
 		}
 	}
@@ -167,13 +167,15 @@ func work(ctx context.Context, m mode, c config, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return say(stdout, reply{Report: b})
+		return say(stdout, reply{Report: b, Contents: describe(contents)})
 	case modeCheck:
 		v, err := recovery.Verify(ctx, contents, c.Expected)
 		if err != nil {
 			return err
 		}
 		return say(stdout, reply{Verdicts: v})
+	case modeVolumes:
+		return c.volumes(ctx, contents, stdout)
 	case modeView:
 		return c.view(ctx, contents, stdout)
 	}
@@ -209,6 +211,11 @@ func (c *config) view(ctx context.Context, contents *open.Contents, stdout io.Wr
 		ready.Exports = append(ready.Exports, e)
 		exports = append(exports, nbd.Export{Name: e.Name, Device: d, ReadOnly: c.ReadOnly})
 	}
+	return c.serve(ctx, exports, func() error { return say(stdout, reply{View: &ready}) })
+}
+
+// serve serves exports on the listener that it was given, and says so.
+func (c *config) serve(ctx context.Context, exports []nbd.Export, ready func() error) error {
 	server, err := nbd.NewServer(nbd.ServerOptions{}, exports...)
 	if err != nil {
 		return err
@@ -219,10 +226,50 @@ func (c *config) view(ctx context.Context, contents *open.Contents, stdout io.Wr
 		return err
 	}
 	f.Close()
-	if err := say(stdout, reply{View: &ready}); err != nil {
+	if err := ready(); err != nil {
 		return err
 	}
 	return server.Serve(ctx, l)
+}
+
+// volumes serves volumes as they are, a snapshot with its own content, until
+// ctx ends.
+func (c *config) volumes(ctx context.Context, contents *open.Contents, stdout io.Writer) error {
+	volumes := contents.Volumes()
+	if c.Volumes[0] != AllVolumes {
+		volumes = nil
+		for _, name := range c.Volumes {
+			v, err := contents.Volume(name)
+			if err != nil {
+				return err
+			}
+			volumes = append(volumes, v)
+		}
+	}
+	answer := describe(contents)
+	var exports []nbd.Export
+	for i, v := range volumes {
+		d, err := v.Open()
+		if err != nil {
+			answer.Volumes = append(answer.Volumes, foundVolume{Name: clean(v.Name), Error: newError(err)})
+			continue
+		}
+		answer.Volumes = append(answer.Volumes, foundVolume{Name: clean(v.Name)})
+		exports = append(exports, nbd.Export{Name: strconv.Itoa(i), Device: d, ReadOnly: true})
+	}
+	return c.serve(ctx, exports, func() error { return say(stdout, reply{Contents: answer}) })
+}
+
+// describe names what is there, and what is wrong with it.
+func describe(contents *open.Contents) *found {
+	f := new(found)
+	for _, v := range contents.Volumes() {
+		f.Names = append(f.Names, clean(v.Name))
+	}
+	for _, err := range contents.Damage {
+		f.Damage = append(f.Damage, newError(err))
+	}
+	return f
 }
 
 // open makes devices of the descriptors.

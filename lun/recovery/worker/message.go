@@ -30,6 +30,7 @@ const (
 	modeView    mode = "view"
 	modeInspect mode = "inspect"
 	modeCheck   mode = "check"
+	modeVolumes mode = "volumes"
 )
 
 // config is the line that the launcher writes to the worker's standard input.
@@ -38,6 +39,7 @@ type config struct {
 	Sources    []configSource      `json:"sources"`
 	Expected   []recovery.Expected `json:"expected,omitempty"`
 	Snapshots  []string            `json:"snapshots,omitempty"`
+	Volumes    []string            `json:"volumes,omitempty"`
 	ListenFD   int                 `json:"listenFd,omitempty"`
 	OverlayFD  int                 `json:"overlayFd,omitempty"` // a directory
 	Limit      int64               `json:"limit,omitempty"`
@@ -60,6 +62,20 @@ type reply struct {
 	View     *Ready             `json:"view,omitempty"`
 	Report   json.RawMessage    `json:"report,omitempty"`
 	Verdicts []recovery.Verdict `json:"verdicts,omitempty"`
+	Contents *found             `json:"contents,omitempty"`
+}
+
+// found is what modeVolumes answers: all that is there, and the volumes that it
+// serves, whose exports are numbered in their order.
+type found struct {
+	Names   []string      `json:"names"`
+	Damage  []*Error      `json:"damage,omitempty"`
+	Volumes []foundVolume `json:"volumes,omitempty"`
+}
+
+type foundVolume struct {
+	Name  string `json:"name"`
+	Error *Error `json:"error,omitempty"` // why it is not served
 }
 
 // Error is what went wrong in a worker that could still say so. errors.Is

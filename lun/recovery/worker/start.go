@@ -32,27 +32,15 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	if len(s.Socket) > maxSocketPath {
-		return nil, fmt.Errorf("socket of the recovery worker: %s has %d bytes, the path of a socket at most %d", s.Socket, len(s.Socket), maxSocketPath)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.Socket, Net: "unix"})
+	lf, err := newSocket(s.Socket)
 	if err != nil {
-		return nil, fmt.Errorf("socket of the recovery worker: %w", err)
+		return nil, err
 	}
-	l.SetUnlinkOnClose(false) // the worker goes on listening after we close ours
-	defer l.Close()
 	defer func() {
 		if err != nil {
 			os.Remove(s.Socket)
 		}
 	}()
-	if err := os.Chmod(s.Socket, 0o600); err != nil {
-		return nil, fmt.Errorf("socket of the recovery worker: %w", err)
-	}
-	lf, err := l.File()
-	if err != nil {
-		return nil, fmt.Errorf("socket of the recovery worker: %w", err)
-	}
 	id := ownID()
 	extra := []*os.File{lf}
 	c := config{
@@ -102,6 +90,30 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 		return nil, fmt.Errorf("recovery worker: %w", err)
 	}
 	return &Worker{Ready: *rep.View, Handle: h, p: p}, nil
+}
+
+// newSocket makes a listening socket that only this user can connect to, and
+// returns it for the worker. It is at path until that is removed.
+func newSocket(path string) (_ *os.File, err error) {
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("socket of the recovery worker: %s has %d bytes, the path of a socket at most %d", path, len(path), maxSocketPath)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("socket of the recovery worker: %w", err)
+	}
+	l.SetUnlinkOnClose(false) // the worker goes on listening after we close ours
+	defer l.Close()
+	err = os.Chmod(path, 0o600)
+	var f *os.File
+	if err == nil {
+		f, err = l.File()
+	}
+	if err != nil {
+		os.Remove(path)
+		return nil, fmt.Errorf("socket of the recovery worker: %w", err)
+	}
+	return f, nil
 }
 
 // overlayDir makes a directory that only the worker's user can use.
@@ -163,16 +175,17 @@ func (w *Worker) Close() error {
 }
 
 // Inspect describes what is on the sources.
-func Inspect(ctx context.Context, s Spec) (*recovery.Report, error) {
+func Inspect(ctx context.Context, s Spec) (*recovery.Report, Found, error) {
 	rep, err := once(ctx, modeInspect, s, config{})
 	if err != nil {
-		return nil, err
+		return nil, Found{}, err
 	}
 	r := new(recovery.Report)
 	if err := json.Unmarshal(rep.Report, r); err != nil {
-		return nil, fmt.Errorf("recovery worker's report makes no sense: %w", err)
+		return nil, Found{}, fmt.Errorf("recovery worker's report makes no sense: %w", err)
 	}
-	return r, nil
+	f, err := rep.Contents.seen()
+	return r, f, err
 }
 
 // Check looks for the snapshots that a guest reported. The verdicts are in the

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -196,7 +197,7 @@ func confined(t *testing.T, pid int) {
 func TestInspectAndCheck(t *testing.T) {
 	dev := image(t, "lvm-o1-thick-4k.img")
 	s := spec(t, Source{"disk", dev})
-	r, err := Inspect(t.Context(), s)
+	r, seen, err := Inspect(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +211,9 @@ func TestInspectAndCheck(t *testing.T) {
 	}
 	if len(want) == 0 {
 		t.Fatalf("report without snapshots: %+v", r)
+	}
+	if names := []string{"disk", "vgo1/root", "vgo1/snap"}; !slices.Equal(seen.Names, names) || seen.Damage != nil {
+		t.Errorf("seen: %+v, want %q", seen, names)
 	}
 	bad := recovery.Expected{Volume: want[0].Volume, Snapshot: "AAAAAA-AAAA-AAAA-AAAA-AAAA-AAAA-AAAAAA"}
 	got, err := Check(t.Context(), s, append(want, bad))

@@ -1,0 +1,67 @@
+package assemble
+
+import (
+	"context"
+	"errors"
+
+	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/recovery"
+	"github.com/cleave-san/cleave/lun/recovery/worker"
+	"github.com/cleave-san/cleave/plugin/cli"
+)
+
+// sources opens files and devices of this host for a worker to look into.
+func sources(paths []string) (s worker.Spec, closeAll func() error, err error) {
+	closeAll = func() error {
+		var errs []error
+		for _, src := range s.Sources {
+			errs = append(errs, src.Device.(*open.FileDevice).Close())
+		}
+		return errors.Join(errs...)
+	}
+	for _, path := range paths {
+		f, err := open.File(path)
+		if err != nil {
+			return s, nil, errors.Join(err, closeAll())
+		}
+		s.Sources = append(s.Sources, worker.Source{Name: path, Device: f})
+	}
+	return s, closeAll, nil
+}
+
+func inspectDisks(ctx context.Context, paths []string) (*recovery.Report, cli.Disks, error) {
+	spec, closeFiles, err := sources(paths)
+	if err != nil {
+		return nil, cli.Disks{}, err
+	}
+	r, seen, err := worker.Inspect(ctx, spec)
+	if err = errors.Join(err, closeFiles()); err != nil {
+		return nil, cli.Disks{}, err
+	}
+	return r, cli.Disks{Names: seen.Names, Damage: seen.Damage}, nil
+}
+
+func openDisks(ctx context.Context, paths []string, volumes ...string) (cli.Disks, error) {
+	if len(volumes) == 0 {
+		volumes = []string{worker.AllVolumes}
+	}
+	spec, closeFiles, err := sources(paths)
+	if err != nil {
+		return cli.Disks{}, err
+	}
+	c, err := worker.Open(ctx, spec, volumes...)
+	if err = errors.Join(err, closeFiles()); err != nil { // the worker has descriptors of its own
+		return cli.Disks{}, err
+	}
+	d := cli.Disks{Closer: c, Names: c.Names, Damage: c.Damage}
+	for _, v := range c.Volumes {
+		d.Volumes = append(d.Volumes, cli.Disk{Name: v.Name, Open: func(ctx context.Context) (cli.Content, error) {
+			dev, err := v.Open(ctx)
+			if err != nil {
+				return nil, err // not a typed nil
+			}
+			return dev, nil
+		}})
+	}
+	return d, nil
+}
