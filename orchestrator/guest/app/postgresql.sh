@@ -39,7 +39,7 @@ pg_find() {
 	for pid in $PIDS; do
 		pgs=$((pgs + 1))
 		C=$W/pg.$pgs
-		mkdir -p "$C"
+		[ -d "$C" ] || mkdir "$C" # the first one is there, made with $W by one call
 		data=$(cd "/proc/$pid/cwd" && pwd -P) # a postmaster works in its data directory
 		printf '%s\n' "$data" >"$C/data"
 		pg_facts "$pid" "$data" || printf '%s\n' "$why" >"$C/cannot"

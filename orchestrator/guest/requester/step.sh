@@ -27,7 +27,7 @@ start() {
 launch() {
 	if [ ! -e "$D/started" ]; then
 		[ -e "$D" ] && rm -rf "$D"
-		mkdir -p "$W" && [ -O "$BASE" ] && mkfifo "$D/over" && printf '%s\n' "$CLEAVE_SCRIPT" >"$D/step" || exit 1
+		mkdir -p "$W/pg.1" && [ -O "$BASE" ] && mkfifo "$D/over" && printf '%s\n' "$CLEAVE_SCRIPT" >"$D/step" || exit 1
 		printf '%s\n' "$2" "$3" "$4" "$5" >"$D/conf"
 		wait=$6
 		shift 6
@@ -376,7 +376,7 @@ await() {
 # those of a report with other parts.
 probe() {
 	W=$BASE-probe.$$
-	mkdir "$W" || exit 1
+	mkdir "$W" "$W/pg.1" || exit 1
 	trap 'rm -rf "$W"' EXIT
 	D=$W REPORT=''
 	: >"$W/volumes"
