@@ -37,6 +37,8 @@ const patience = time.Minute
 //	ask ARGS…          runs `cleave ARGS…` until it succeeds
 //	down NAME [N]      sends it SIGTERM and waits; its exit status is N, or 0; what it said on stderr becomes NAME.err
 //	crash NAME         sends it SIGKILL and waits
+//	kill-worker NAME   kills the processes that it started, and no other
+//	ended NAME N       waits until it has ended by itself, with exit status N; stderr becomes NAME.err
 //	unpack NAME FILE   writes an image of lun/testdata
 //	poke FILE OFF HEX  overwrites bytes
 //	kill-later FILE    kills the process whose number is in FILE at the script's end
@@ -97,6 +99,35 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 		d := named(ts, args[0])
 		ts.Check(d.cmd.Process.Kill())
 		d.wait(ts, args[0])
+	},
+	"kill-worker": func(ts *testscript.TestScript, _ bool, args []string) {
+		lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", named(ts, args[0]).cmd.Process.Pid))
+		ts.Check(err)
+		killed := 0
+		for _, list := range lists {
+			b, err := os.ReadFile(list)
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+				continue // the thread has ended
+			}
+			ts.Check(err)
+			for _, child := range strings.Fields(string(b)) {
+				pid, err := strconv.Atoi(child)
+				ts.Check(err)
+				ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+				killed++
+			}
+		}
+		if killed != 1 {
+			ts.Fatalf("%s has %d processes, want 1", args[0], killed)
+		}
+	},
+	"ended": func(ts *testscript.TestScript, _ bool, args []string) {
+		d := named(ts, args[0])
+		d.wait(ts, args[0])
+		if got := strconv.Itoa(d.cmd.ProcessState.ExitCode()); got != args[1] {
+			ts.Fatalf("%s: exit status %s, want %s\n%s", args[0], got, args[1], d.errs.String())
+		}
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]+".err"), []byte(d.errs.String()), 0o600))
 	},
 	"unpack": func(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(unpack(filepath.Join(images, args[0]+".img.zst"), ts.MkAbs(args[1])))
