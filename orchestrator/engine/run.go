@@ -148,6 +148,7 @@ func (r *run) enter(from, to orchestrator.State) error {
 			if s.Reason != "" {
 				text += ": " + s.Reason
 			}
+		default: // forward, with nothing to add
 		}
 		rec.Events = append(rec.Events, orchestrator.Event{Set: r.id, At: s.Updated, State: to, Text: text})
 	})

@@ -111,7 +111,7 @@ func (e *Engine) release(r *run, why error) {
 		s := r.state()
 		r.op.Unlock()
 		if s == orchestrator.StateReady {
-			if why == errLease {
+			if errors.Is(why, errLease) {
 				r.say("%v", errLease)
 			}
 			r.loop(machine.ReleaseAsked)
