@@ -48,35 +48,41 @@ func (p *proxy) accept() {
 	}
 }
 
-// serve passes one connection on. Where the array is gone, it is cut.
+// serve passes one connection on. Where the array is gone, it is cut. The array
+// is called only when there is something to say to it: it would hang up on a
+// caller that keeps silent for as long as a split is held back here.
 func (p *proxy) serve(client *net.UnixConn) {
 	defer p.drop(client)
 	if !p.keep(client) {
 		return
 	}
+	var splitting atomic.Bool
+	hear := func(b []byte) {
+		if !isSplit(b) {
+			return
+		}
+		tell(&p.before)
+		select {
+		case <-time.After(time.Duration(p.delay.Load())):
+		case <-p.closed:
+		}
+		splitting.Store(true)
+	}
+	first, err := receive(client)
+	if err != nil {
+		return
+	}
+	hear(first.data)
 	array, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: p.to, Net: "unix"})
 	if err != nil {
 		return
 	}
 	defer p.drop(array)
-	if !p.keep(array) {
+	if !p.keep(array) || first.send(array) != nil {
 		return
 	}
-	var splitting atomic.Bool
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		p.pass(array, client, func(b []byte) {
-			line, _, _ := bytes.Cut(b, []byte("\r\n"))
-			if bytes.HasPrefix(line, []byte("POST ")) && bytes.Contains(line, []byte("split")) {
-				tell(&p.before)
-				select {
-				case <-time.After(time.Duration(p.delay.Load())):
-				case <-p.closed:
-				}
-				splitting.Store(true)
-			}
-		})
-	})
+	wg.Go(func() { p.pass(array, client, hear) })
 	p.pass(client, array, func([]byte) {
 		if splitting.CompareAndSwap(true, false) {
 			tell(&p.after)
@@ -85,23 +91,46 @@ func (p *proxy) serve(client *net.UnixConn) {
 	wg.Wait()
 }
 
+// isSplit recognises the beginning of a request to split.
+func isSplit(b []byte) bool {
+	line, _, _ := bytes.Cut(b, []byte("\r\n"))
+	return bytes.HasPrefix(line, []byte("POST ")) && bytes.Contains(line, []byte("split"))
+}
+
 // pass copies one direction until it ends, and then cuts the connection.
 func (p *proxy) pass(to, from *net.UnixConn, see func([]byte)) {
 	defer p.drop(to)
 	defer p.drop(from)
-	b, oob := make([]byte, 64<<10), make([]byte, 4<<10)
 	for {
-		n, oobn, _, _, err := from.ReadMsgUnix(b, oob)
-		if err != nil || n == 0 {
-			return
-		}
-		see(b[:n])
-		_, _, err = to.WriteMsgUnix(b[:n], oob[:oobn], nil)
-		closeRights(oob[:oobn])
+		m, err := receive(from)
 		if err != nil {
 			return
 		}
+		see(m.data)
+		if m.send(to) != nil {
+			return
+		}
 	}
+}
+
+// message is what came in at once: bytes, and descriptors with them.
+type message struct{ data, oob []byte }
+
+func receive(c *net.UnixConn) (message, error) {
+	m := message{data: make([]byte, 64<<10), oob: make([]byte, 4<<10)}
+	n, oobn, _, _, err := c.ReadMsgUnix(m.data, m.oob)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	m.data, m.oob = m.data[:n], m.oob[:oobn]
+	return m, err
+}
+
+// send passes a message on, and closes our copies of its descriptors.
+func (m message) send(to *net.UnixConn) error {
+	_, _, err := to.WriteMsgUnix(m.data, m.oob, nil)
+	closeRights(m.oob)
+	return err
 }
 
 // closeRights closes our copies of descriptors that were passed on.
