@@ -119,11 +119,14 @@ type message struct{ data, oob []byte }
 func receive(c *net.UnixConn) (message, error) {
 	m := message{data: make([]byte, 64<<10), oob: make([]byte, 4<<10)}
 	n, oobn, _, _, err := c.ReadMsgUnix(m.data, m.oob)
-	if err == nil && n == 0 {
-		err = io.EOF
+	switch {
+	case err != nil:
+		return message{}, err
+	case n == 0:
+		return message{}, io.EOF
 	}
 	m.data, m.oob = m.data[:n], m.oob[:oobn]
-	return m, err
+	return m, nil
 }
 
 // send passes a message on, and closes our copies of its descriptors.
