@@ -57,7 +57,9 @@ func (r *run) loop(ev machine.Event) {
 	ctx, span := r.e.cfg.Tracer.Start(r.ctx, "snapshot-set", trace.WithAttributes(attribute.String("cleave.set", string(r.id))))
 	defer span.End()
 	if id := span.SpanContext().TraceID(); id.IsValid() && ev == machine.Begin {
+		r.mu.Lock()
 		r.rec.Set.TraceID = id.String() // journaled with the state that follows
+		r.mu.Unlock()
 	}
 	for {
 		from := r.state()
