@@ -1,6 +1,7 @@
 package classify
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -90,12 +91,45 @@ func reportProblem(e Evidence) string {
 	switch {
 	case e.Problem != "":
 		return e.Problem
-	case e.Report.Failed != "":
-		return "the guest step failed: " + e.Report.Failed
-	case e.Report.Finished.IsZero():
-		return "the guest never reported the end of its step"
+	case stepProblem(e.Report) != "":
+		return stepProblem(e.Report)
 	case !e.ReportedBeforeSplit:
 		return "the guest's report came after the split was asked for"
+	}
+	return ""
+}
+
+// stepProblem says why a guest step did not end well ("" if it did).
+func stepProblem(rep wire.Report) string {
+	switch {
+	case rep.Failed != "":
+		return "the guest step failed: " + rep.Failed
+	case rep.Finished.IsZero():
+		return "the guest never reported the end of its step"
+	}
+	return ""
+}
+
+// Incomplete says what a report lacks for the split to be asked for ("" if
+// nothing): an end, and one whole completion for each volume that the guest had
+// listed as able to. A volume that it had listed as unable is no lack: its level
+// says so.
+func Incomplete(volumes []orchestrator.GuestVolume, rep wire.Report) string {
+	if why := stepProblem(rep); why != "" {
+		return why
+	}
+	if len(rep.Completions) == 0 {
+		return "the guest reported no volume"
+	}
+	for _, c := range rep.Completions {
+		if !c.OK() {
+			return fmt.Sprintf("guest volume %s: %s", c.Volume, cmp.Or(c.Error, "its completion is not whole"))
+		}
+	}
+	for _, v := range volumes {
+		if v.Cannot == "" && !slices.ContainsFunc(rep.Completions, func(c wire.Completion) bool { return c.VolumeID == v.UUID }) {
+			return fmt.Sprintf("guest volume %s: no completion was reported", v.Name)
+		}
 	}
 	return ""
 }
@@ -159,7 +193,7 @@ func (r *Reached) writers(e Evidence) string {
 			continue
 		case wire.WriterStable:
 		default:
-			why = fmt.Sprintf("application writer %s did not take part: %s", w.App, or(w.Error, string(w.State)))
+			why = fmt.Sprintf("application writer %s did not take part: %s", w.App, cmp.Or(w.Error, string(w.State)))
 			continue
 		}
 		apps++
@@ -269,11 +303,4 @@ func oneInstant(groups []string) bool {
 		}
 	}
 	return true
-}
-
-func or(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }

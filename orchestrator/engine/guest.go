@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -12,7 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/cleave-san/cleave/orchestrator"
-	"github.com/cleave-san/cleave/orchestrator/guest/wire"
+	"github.com/cleave-san/cleave/orchestrator/classify"
 	"github.com/cleave-san/cleave/orchestrator/journal"
 	"github.com/cleave-san/cleave/orchestrator/writer"
 )
@@ -82,7 +81,7 @@ func (m *member) ask(ctx context.Context, id orchestrator.SetID, o writer.GuestO
 		m.gone = errors.Is(err, writer.ErrGone)
 		return
 	}
-	m.problem = incomplete(m.vm.Guest.Volumes, report)
+	m.problem = classify.Incomplete(m.vm.Guest.Volumes, report)
 	m.reported = m.problem == ""
 }
 
@@ -91,41 +90,6 @@ func (m *member) stepError() error {
 		return nil
 	}
 	return fmt.Errorf("VM %q: %s", m.vm.Name, m.problem)
-}
-
-// incomplete says what a report lacks to be a completion: an end, and one
-// completion with a snapshot for each volume that the guest had listed as able
-// to. A volume that it had listed as unable is no lack: its level says so.
-func incomplete(volumes []orchestrator.GuestVolume, rep wire.Report) string {
-	switch {
-	case rep.Failed != "":
-		return "the guest step failed: " + rep.Failed
-	case rep.Finished.IsZero():
-		return "the guest never reported the end of its step"
-	case len(rep.Completions) == 0:
-		return "the guest reported no volume"
-	}
-	for _, c := range rep.Completions {
-		if !c.OK() {
-			return fmt.Sprintf("guest volume %s: %s", c.Volume, or(c.Error, "its completion is not whole"))
-		}
-	}
-	for _, v := range volumes {
-		if v.Cannot != "" {
-			continue
-		}
-		if !slices.ContainsFunc(rep.Completions, func(c wire.Completion) bool { return c.VolumeID == v.UUID }) {
-			return fmt.Sprintf("guest volume %s: no completion was reported", v.Name)
-		}
-	}
-	return ""
-}
-
-func or(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }
 
 // settleGuest decides about a VM whose step did not complete: down a rung, by a

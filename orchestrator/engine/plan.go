@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -116,7 +117,7 @@ func (e *Engine) look(ctx context.Context, vm orchestrator.VM) *member {
 	f := classify.Facts{VM: vm}
 	for _, d := range vm.Disks {
 		x, problem := e.resolve(ctx, d)
-		f.Disks = append(f.Disks, classify.Disk{Array: arrayName(x.array), Volume: or(x.volume.Name, string(x.volume.ID)), Problem: problem})
+		f.Disks = append(f.Disks, classify.Disk{Array: arrayName(x.array), Volume: cmp.Or(x.volume.Name, string(x.volume.ID)), Problem: problem})
 		if problem == "" && !d.ReadOnly {
 			m.disks = append(m.disks, x)
 		}
