@@ -106,6 +106,25 @@ type GroupSplitter interface {
 	SplitGroup(ctx context.Context, tag Tag, vs []VolumeID) ([]Snapshot, error)
 }
 
+// Armer splits in two steps, so that a set over several arrays can have all of
+// them ready before the first one splits. Arm does everything that takes time;
+// what remains for Commit is the instant itself. An armed tag keeps its volumes
+// from being administered; writes to them go on.
+//
+// Arm again with the same tag and volumes extends the deadline. What is neither
+// committed nor aborted is aborted by the array itself once abortAfter has
+// passed, also after a crash of either side. Commit is SplitGroup for what was
+// armed, with the same promises; for a tag that is not armed (any more) it is an
+// error of kind NotArmed and nothing has happened, unless the tag is split
+// already: then it returns that split again. Abort of what is not armed is
+// success; of what was committed it is an error of kind InvalidRequest.
+// Without it, a set over several arrays splits one after the other.
+type Armer interface {
+	Arm(ctx context.Context, tag Tag, vs []VolumeID, abortAfter time.Duration) error
+	Commit(ctx context.Context, tag Tag) ([]Snapshot, error)
+	Abort(ctx context.Context, tag Tag) error
+}
+
 // Exposer makes a snapshot visible as a LUN. The mask exists before the LUN
 // does: only the initiators named ever see it. Exposing again to the same
 // initiators returns the same Path; Writable may be raised on an exposed
@@ -129,6 +148,44 @@ type Opener interface {
 // for its end. Without it, a split is deleted and a new mirror is filled.
 type Resyncer interface {
 	Resync(ctx context.Context, s SnapshotID) error
+}
+
+// Reverter puts a volume back to what a snapshot of it holds. It is refused with
+// kind Busy while the volume or the snapshot is in use. What the volume held
+// before is kept as a snapshot, the safe point, which is returned: it exists
+// before the first byte of the volume changes. The volume may be used when
+// Revert returns; other mirrors are brought into sync in the background, and
+// Prepare waits for that. Called again with the same snapshot it returns the
+// same safe point. The snapshot may be used up by it (a mirror that goes back).
+// Without it, going back is a copy by the host.
+type Reverter interface {
+	Revert(ctx context.Context, s SnapshotID) (safe Snapshot, err error)
+}
+
+// Breaker ends the management of a snapshot: it becomes an ordinary volume of
+// the name given, with the snapshot's content and identity, for good. It is
+// refused with kind Busy while the snapshot is exposed. Called again with the
+// same arguments it returns the same volume. Without it, a snapshot can only be
+// copied.
+type Breaker interface {
+	Break(ctx context.Context, s SnapshotID, name string) (Volume, error)
+}
+
+// ChangeTracker tells which regions differ between two points of a volume. A
+// point is one of its snapshots, or the volume as it is now where the ID is
+// empty. What is reported covers every byte that differs, and may cover bytes
+// that don't: Granularity says how coarse it is. Regions are reported in order
+// and don't overlap. Kind NotSupported says that the array doesn't know for
+// these two points: everything may differ. Without it, changes are found by
+// reading both.
+type ChangeTracker interface {
+	Changes(ctx context.Context, v VolumeID, from, to SnapshotID) (Changes, error)
+}
+
+// Changes are the regions that may differ between two points.
+type Changes struct {
+	Granularity int64        `json:"granularity"` // bytes
+	Regions     []lun.Extent `json:"regions"`     // Hole is not set
 }
 
 // Describer tells what the array can do, for plans, doctor and the README's
@@ -221,5 +278,9 @@ type Description struct {
 	Snapshot     bool   `json:"snapshot"`
 	GroupOrdered bool   `json:"groupOrdered"` // groups keep write order
 	Resync       bool   `json:"resync"`
+	Arm          bool   `json:"arm"`
+	Revert       bool   `json:"revert"`
+	Break        bool   `json:"break"`
+	Changes      bool   `json:"changes"`
 	MaxGroup     int    `json:"maxGroup,omitempty"` // 0: no limit known
 }

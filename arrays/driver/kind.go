@@ -19,6 +19,8 @@ const (
 	NeedsConsent
 	// NotSynchronized: no mirror is in sync; Prepare comes first.
 	NotSynchronized
+	// NotArmed: the tag was never armed, or its time is over.
+	NotArmed
 	// NoSpace: pool or quota is full.
 	NoSpace
 	// NotSupported: this array can't do it, ever.
@@ -38,7 +40,7 @@ const (
 var kindNames = [...]string{
 	Unknown: "unknown", NotMine: "not-mine", NotFound: "not-found",
 	Ambiguous: "ambiguous", Busy: "busy", NeedsConsent: "needs-consent",
-	NotSynchronized: "not-synchronized", NoSpace: "no-space",
+	NotSynchronized: "not-synchronized", NotArmed: "not-armed", NoSpace: "no-space",
 	NotSupported: "not-supported", NotPermitted: "not-permitted",
 	InvalidRequest: "invalid-request", Unreachable: "unreachable",
 	OutcomeUnknown: "outcome-unknown",
