@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sort"
+	"strings"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/disk"
@@ -116,3 +119,35 @@ func (a *Array) Pools() []PoolInfo {
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out
 }
+
+func (a *Array) checkPool(name string) error {
+	p := a.pools[name]
+	switch {
+	case p == nil:
+		return driver.Errorf(driver.NotFound, "no pool %.80q: there are %s", name, strings.Join(slices.Sorted(maps.Keys(a.pools)), ", "))
+	case p.offline != nil:
+		return driver.Errorf(driver.Unreachable, "%w", p.offline)
+	}
+	return nil
+}
+
+// checkRoom is checkPool for a pool that is to hold a new mirror. It takes
+// little, being sparse; but one in a full pool is lost at the first write.
+func (a *Array) checkRoom(name string) error {
+	if err := a.checkPool(name); err != nil {
+		return err
+	}
+	dir := a.pools[name].dir
+	_, free, err := a.fs.Space(dir)
+	if err != nil {
+		return fmt.Errorf("pool %q: %w", name, err)
+	}
+	if free < poolReserve {
+		return driver.Errorf(driver.NoSpace, "pool %q is full: %d bytes are free in %s", name, free, dir)
+	}
+	return nil
+}
+
+// poolReserve is how much room a pool must have for a mirror to be made in it,
+// in bytes.
+const poolReserve = 64 << 10

@@ -1,0 +1,165 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/lun"
+)
+
+// AddMirror gives a volume one more mirror, in the pool, and begins to fill it.
+func (a *Array) AddMirror(ctx context.Context, ref driver.VolumeID, pool string) (MirrorInfo, error) {
+	v, err := a.find(ref)
+	if err == nil {
+		err = a.checkRoom(pool)
+	}
+	if err == nil {
+		err = v.lockAdmin(ctx)
+	}
+	if err != nil {
+		return MirrorInfo{}, err
+	}
+	var id lun.Identity
+	err = a.finish(ctx, fmt.Sprintf("adding a mirror to %s", v.label), v.unlockAdmin, func() (err error) {
+		id, err = v.addMirror(pool, true)
+		return err
+	})
+	if err != nil {
+		return MirrorInfo{}, err
+	}
+	info, err := a.VolumeInfo(ref)
+	for _, m := range info.Replicas {
+		if m.ID == id {
+			return m, err
+		}
+	}
+	return MirrorInfo{ID: id, Pool: pool}, err
+}
+
+// addMirror is AddMirror with v.admin held. want: it is one more than the
+// volume was to have, not one that it lacks.
+func (v *volume) addMirror(pool string, want bool) (id lun.Identity, err error) {
+	a := v.a
+	if v.mirrorsInSync() == 0 {
+		return id, driver.Errorf(driver.NotSynchronized, "%s has no mirror in sync to copy from", v.label)
+	}
+	m := newMirror(v.name, pool, filling)
+	m.All = true
+	files := m.files()
+	if err := a.store.update(func(c *catalog) error {
+		if r := c.volume(v.id); want && len(r.Want) >= 8 {
+			return driver.Errorf(driver.InvalidRequest, "%s has 8 mirrors already", v.label)
+		}
+		c.Trash = append(c.Trash, files...)
+		return nil
+	}); err != nil {
+		return id, err
+	}
+	p, err := a.createPlex(&m, v.size.Load())
+	var todo *mapFile
+	if err == nil {
+		if todo, err = createMap(a.fs, a.mapPath(todoName(m.ID)), v.size.Load(), regionSize); err == nil {
+			err = a.fs.SyncDir(a.maps)
+		}
+	}
+	if err == nil {
+		err = a.change(func(c *catalog) error {
+			r := c.volume(v.id)
+			r.Mirrors = append(r.Mirrors, m)
+			if want {
+				r.Want = append(r.Want, pool)
+			}
+			c.Trash = slices.DeleteFunc(c.Trash, func(f fileRef) bool { return slices.Contains(files, f) })
+			return nil
+		})
+	}
+	if err != nil {
+		if p != nil {
+			p.f.Close()
+		}
+		if todo != nil {
+			todo.close()
+			a.scrap(todo.path)
+		}
+		a.discard(files)
+		return id, fmt.Errorf("adding a mirror in pool %q to %s: %w", pool, v.label, err)
+	}
+	v.state.Lock()
+	next := v.cur.parts()
+	next.filling = with(next.filling, p)
+	old := v.flip(next)
+	v.state.Unlock()
+	<-old.idle
+	v.startFill(v.newFill(p, todo, true))
+	return m.ID, nil
+}
+
+// RemoveMirror takes a mirror away from a volume for good and removes its file.
+// The last one in sync stays. Removing what is not there is success.
+func (a *Array) RemoveMirror(ctx context.Context, ref driver.VolumeID, mirror lun.Identity) error {
+	v, err := a.find(ref)
+	if err == nil {
+		err = v.lockAdmin(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return a.finish(ctx, fmt.Sprintf("removing mirror %s of %s", mirror, v.label), v.unlockAdmin, func() error {
+		return v.removeMirror(mirror)
+	})
+}
+
+func (v *volume) removeMirror(mirror lun.Identity) error {
+	v.mu.Lock()
+	f := v.fills[mirror]
+	v.mu.Unlock()
+	if f != nil {
+		f.cancel()
+		<-f.done
+	}
+	v.state.Lock()
+	var files []fileRef
+	if slices.ContainsFunc(v.cur.insync, func(p *plex) bool { return p.id == mirror }) && len(v.cur.insync) == 1 {
+		v.state.Unlock()
+		return driver.Errorf(driver.InvalidRequest, "mirror %s is the last of %s in sync", mirror, v.label)
+	}
+	err := v.a.change(func(c *catalog) error {
+		r := c.volume(v.id)
+		m := r.mirror(mirror)
+		if m == nil {
+			return nil
+		}
+		files = m.files()
+		if i := slices.Index(r.Want, m.Pool); i >= 0 {
+			r.Want = slices.Delete(r.Want, i, i+1)
+		}
+		r.Mirrors = slices.DeleteFunc(r.Mirrors, func(x mirrorRecord) bool { return x.ID == mirror })
+		r.noteUnmirrored(v.a.o.Now())
+		c.Trash = append(c.Trash, files...)
+		return nil
+	})
+	if err != nil || files == nil {
+		v.state.Unlock()
+		return err
+	}
+	var gone *plex
+	next := v.cur.parts()
+	for _, p := range slices.Concat(next.insync, next.filling) {
+		if p.id == mirror {
+			gone = p
+		}
+	}
+	next.insync, next.filling = without(next.insync, gone), without(next.filling, gone)
+	old := v.flip(next)
+	v.state.Unlock()
+	<-old.idle
+	if gone != nil {
+		gone.f.Close()
+	}
+	v.a.scrap(v.a.mapPath(todoName(mirror)))
+	v.a.discard(files)
+	v.notify()
+	return nil
+}
