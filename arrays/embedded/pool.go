@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/disk"
@@ -28,6 +29,10 @@ type pool struct {
 	lock      io.Closer
 	// offline says why nothing in it can be used; nil if it can.
 	offline error
+
+	probing sync.Mutex
+	probed  bool  // noClone is for good
+	noClone error // why files in it can't be cloned; nil if they can
 }
 
 // poolRecord lies in the pool and says whose it is.
@@ -66,7 +71,27 @@ func openPool(fs disk.FS, name, dir string, array, known lun.Identity) (*pool, l
 		lock.Close()
 		return nil, known, fmt.Errorf("pool %q in %s: %w", name, dir, err)
 	}
+	_ = p.canClone(fs) // found out now, told by whoever asks
 	return p, id, nil
+}
+
+// canClone is nil if files in the pool can be cloned, and otherwise says why
+// not. It is found out once, unless something that may pass, as a full disk,
+// left it open.
+func (p *pool) canClone(fs disk.FS) error {
+	if p.offline != nil {
+		return p.offline
+	}
+	p.probing.Lock()
+	defer p.probing.Unlock()
+	if !p.probed {
+		p.noClone = disk.CanClone(fs, p.dir)
+		p.probed = p.noClone == nil || errors.Is(p.noClone, disk.ErrNoClone)
+		if p.noClone != nil {
+			p.noClone = fmt.Errorf("pool %q in %s: %w", p.name, p.dir, p.noClone)
+		}
+	}
+	return p.noClone
 }
 
 func (p *pool) identify(fs disk.FS, array, known lun.Identity) (lun.Identity, error) {
@@ -113,6 +138,7 @@ func (a *Array) Pools() []PoolInfo {
 			if info.Size, info.Free, err = a.fs.Space(p.dir); err != nil {
 				info.Reason = err.Error()
 			}
+			info.Reflink = p.canClone(a.fs) == nil
 		}
 		out = append(out, info)
 	}

@@ -104,6 +104,8 @@ type PoolInfo struct {
 	Dir  string `json:"dir"`
 	Size int64  `json:"size"`
 	Free int64  `json:"free"`
+	// Reflink says that mirrors in it can be cloned: see SnapshotPolicy.
+	Reflink bool `json:"reflink"`
 	// Reason says why it can't be used, and is empty if it can.
 	Reason string `json:"reason,omitempty"`
 }

@@ -208,9 +208,10 @@ type Initiator struct {
 
 // Pool is a directory that holds mirrors.
 type Pool struct {
-	Name   string `json:"name"`
-	Dir    string `json:"dir"`
-	Size   int64  `json:"size"`
-	Free   int64  `json:"free"`
-	Reason string `json:"reason,omitempty"` // why it can't be used
+	Name    string `json:"name"`
+	Dir     string `json:"dir"`
+	Size    int64  `json:"size"`
+	Free    int64  `json:"free"`
+	Reflink bool   `json:"reflink"`          // volumes in it can have snapshots by reflink
+	Reason  string `json:"reason,omitempty"` // why it can't be used
 }

@@ -8,7 +8,9 @@
 //     there, in part, in any order, or not at all;
 //   - a name made, renamed or removed is on the disk after SyncDir of its
 //     directory, and either wholly there or not before;
-//   - a rename replaces its target in one step.
+//   - a rename replaces its target in one step;
+//   - a clone, where there are reflinks (see Cloner), is a write of the whole
+//     file: it is on the disk once Sync covered it.
 package disk
 
 import (

@@ -58,11 +58,12 @@ type LUN struct {
 
 // Pool is a directory that holds mirrors.
 type Pool struct {
-	Name   string `json:"name"`
-	Dir    string `json:"dir"`
-	Size   int64  `json:"size"`
-	Free   int64  `json:"free"`
-	Reason string `json:"reason,omitempty"`
+	Name    string `json:"name"`
+	Dir     string `json:"dir"`
+	Size    int64  `json:"size"`
+	Free    int64  `json:"free"`
+	Reflink bool   `json:"reflink"` // volumes in it can have snapshots by reflink
+	Reason  string `json:"reason,omitempty"`
 }
 
 // Initiator may log in. Secrets go in and never come out.

@@ -1,0 +1,116 @@
+// Package loopfs mounts file systems of their own for tests, each on a loop
+// device over a sparse image: XFS, which has reflinks, and ext4, which has
+// none. It needs root. It is for tests only.
+package loopfs
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Kind is a kind of file system.
+type Kind string
+
+const (
+	XFS  Kind = "xfs" // with reflinks
+	Ext4 Kind = "ext4"
+)
+
+var mkfs = map[Kind][]string{
+	XFS:  {"mkfs.xfs", "-q", "-m", "reflink=1"},
+	Ext4: {"mkfs.ext4", "-q", "-F"},
+}
+
+// FS is a file system that lasts as long as its test.
+type FS struct {
+	// Dir is where it is mounted.
+	Dir   string
+	image string
+}
+
+// Mount makes a file system of size bytes, 300 MiB or more for XFS, and mounts
+// it. A test on a host where that can't be done is skipped, and says why. It is
+// unmounted when the test ends, whatever came of it, after all that the test
+// cleans up later than it called Mount.
+func Mount(t testing.TB, k Kind, size int64) *FS {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skipf("no %s is tested: mounting an image needs root", k)
+	}
+	for _, tool := range []string{mkfs[k][0], "mount", "umount"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("no %s is tested: %v (`make deps` installs it)", k, err)
+		}
+	}
+	base := t.TempDir()
+	f := &FS{Dir: filepath.Join(base, "mnt"), image: filepath.Join(base, "image")}
+	if err := os.Mkdir(f.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	img, err := os.Create(f.image)
+	if err == nil {
+		err = img.Truncate(size)
+		img.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(mkfs[k][0], append(mkfs[k][1:], f.image)...); err != nil {
+		t.Fatalf("%s: %v\n%s", mkfs[k][0], err, out)
+	}
+	if out, err := f.mount(); err != nil {
+		t.Skipf("no %s is tested: its image can't be mounted here: %v: %s", k, err, out)
+	}
+	t.Cleanup(func() { f.unmount(t) })
+	return f
+}
+
+// Cut is a power cut: an XFS stops at once and forgets what it has not yet
+// written to its log, and is mounted again. In between it calls quiet, which
+// has to close all files that are open on it.
+func (f *FS) Cut(t testing.TB, quiet func()) {
+	t.Helper()
+	if out, err := run("xfs_io", "-x", "-c", "shutdown", f.Dir); err != nil {
+		t.Fatalf("xfs_io: %v\n%s", err, out)
+	}
+	quiet()
+	f.unmount(t)
+	if out, err := f.mount(); err != nil {
+		t.Fatalf("mounting after a power cut: %v\n%s", err, out)
+	}
+}
+
+// mount has the kernel detach the loop device with the file system.
+func (f *FS) mount() (string, error) { return run("mount", "-o", "loop", f.image, f.Dir) }
+
+// unmount leaves nothing behind: what stays busy is taken away lazily, and the
+// test fails.
+func (f *FS) unmount(t testing.TB) {
+	t.Helper()
+	var out string
+	var err error
+	// A process that was killed may take a moment to let go.
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if out, err = run("umount", f.Dir); err == nil {
+			return
+		}
+		if !strings.Contains(out, "busy") || time.Now().After(end) {
+			break
+		}
+	}
+	lazy, _ := run("umount", "-l", f.Dir)
+	t.Errorf("umount %s: %v\n%s%s", f.Dir, err, out, lazy)
+}
+
+// run runs a tool to its end, also when the test's own context has ended.
+func run(name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	return string(out), err
+}
