@@ -43,6 +43,7 @@ type Array struct {
 	closed  bool
 	volumes map[lun.Identity]*volume
 	snaps   map[lun.Identity]*snapshot
+	armed   map[driver.Tag]*armed
 }
 
 // Open opens the array, or makes one where the state directory is empty. What a
@@ -77,6 +78,7 @@ func Open(ctx context.Context, o Options) (_ *Array, err error) {
 		pools:   map[string]*pool{},
 		volumes: map[lun.Identity]*volume{},
 		snaps:   map[lun.Identity]*snapshot{},
+		armed:   map[driver.Tag]*armed{},
 		copying: make(chan struct{}, 4),
 	}
 	a.copies.set(o.ResyncRate)
@@ -157,7 +159,8 @@ func (a *Array) load() error {
 }
 
 // Close syncs and closes everything. Devices that are still open fail with
-// lun.ErrClosed from then on. Calls under way end first.
+// lun.ErrClosed from then on. Calls under way end first. What is
+// armed is aborted.
 func (a *Array) Close() error {
 	a.mu.Lock()
 	if a.closed {
@@ -169,7 +172,7 @@ func (a *Array) Close() error {
 	a.stop()
 	a.labels.stop()
 	a.work.Wait()
-	var errs []error
+	errs := []error{a.abortAll()}
 	for _, v := range a.volumes {
 		errs = append(errs, v.shut())
 	}

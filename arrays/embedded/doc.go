@@ -38,7 +38,7 @@
 // Array's methods may be called at once. Devices (Volume, Snapshot,
 // WritableSnapshot) are handles: each was opened by somebody, who is named in
 // the Busy error of whoever wants to delete what is under it, and who closes
-// it. Array implements driver.Driver, GroupSplitter, Opener, Resyncer and
+// it. Array implements driver.Driver, GroupSplitter, Armer, Opener, Resyncer and
 // Describer; exposing as LUNs is composed by the data plane from OpenVolume,
 // OpenSnapshot and OpenWritable.
 //

@@ -197,7 +197,7 @@ func (a *Array) consent(tag driver.Tag, vols []*volume) error {
 // Describe says what the array can do.
 func (a *Array) Describe(ctx context.Context) (driver.Description, error) {
 	return driver.Description{
-		Provider: "embedded", MirrorSplit: true, GroupOrdered: true, Resync: true,
+		Provider: "embedded", MirrorSplit: true, GroupOrdered: true, Resync: true, Arm: true,
 	}, nil
 }
 

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/lun"
 )
 
@@ -345,5 +344,3 @@ func (a *Array) sweepMaps() {
 		}
 	}
 }
-
-var _ driver.GroupSplitter = (*Array)(nil)

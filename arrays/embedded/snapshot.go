@@ -86,6 +86,11 @@ func (a *Array) Lookup(ctx context.Context, tag driver.Tag) ([]driver.Snapshot, 
 	if a.isClosed() {
 		return nil, fmt.Errorf("lookup of tag %q: array: %w", tag, lun.ErrClosed)
 	}
+	return a.ofTag(tag)
+}
+
+// ofTag are the tag's snapshots. The tag is locked, or nobody works for it.
+func (a *Array) ofTag(tag driver.Tag) ([]driver.Snapshot, error) {
 	if err := a.store.failure(); err != nil {
 		return nil, fmt.Errorf("lookup of tag %q: %w", tag, err)
 	}

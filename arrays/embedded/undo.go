@@ -11,15 +11,15 @@ import (
 // The mirrors go back to their volumes, to be filled with what was written
 // since; one that failed meanwhile is broken. Marks of the intent logs stay
 // until that is stable.
-func (a *Array) undo(group string, cuts []*cut) {
+func (a *Array) undo(s *cuts) {
 	if err := a.store.failure(); err != nil {
 		// Whether the split is certain is on the disk, and known at the next
 		// start. Until then the mirrors stay off and the marks stay set.
-		a.o.Logger.Error("a split's outcome is unknown until a restart", "group", group, "error", err)
+		a.o.Logger.Error("a split's outcome is unknown until a restart", "group", s.group, "error", err)
 		return
 	}
 	todos := make(map[lun.Identity]*mapFile)
-	for _, k := range cuts {
+	for _, k := range s.parts {
 		if k.old == nil {
 			continue
 		}
@@ -30,8 +30,8 @@ func (a *Array) undo(group string, cuts []*cut) {
 		}
 	}
 	err := a.change(func(c *catalog) error {
-		c.dropPending(group)
-		for _, k := range cuts {
+		c.dropPending(s.group)
+		for _, k := range s.parts {
 			m := c.mirrorOf(k.v.id, k.p.id)
 			switch {
 			case k.old == nil || m == nil:
@@ -45,11 +45,11 @@ func (a *Array) undo(group string, cuts []*cut) {
 		return nil
 	})
 	if err != nil {
-		a.o.Logger.Error("undoing a split could not be recorded; a restart repeats it", "group", group, "error", err)
+		a.o.Logger.Error("undoing a split could not be recorded; a restart repeats it", "group", s.group, "error", err)
 		return
 	}
-	a.event(SplitUndone, nil, lun.Identity{}, "a split of %d volumes did not succeed and was undone", len(cuts))
-	for _, k := range cuts {
+	a.event(SplitUndone, nil, lun.Identity{}, "a split of %d volumes did not succeed and was undone", len(s.parts))
+	for _, k := range s.parts {
 		k.v.log.unhold()
 		if todo := todos[k.p.id]; todo != nil {
 			k.v.startFill(k.v.newFill(k.p, todo, false))
@@ -58,7 +58,7 @@ func (a *Array) undo(group string, cuts []*cut) {
 		}
 		k.v.notify()
 	}
-	disarm(cuts)
+	s.scrap()
 }
 
 // rejoin makes a mirror that came off one of those that are written to again,

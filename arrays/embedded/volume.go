@@ -28,6 +28,9 @@ type volume struct {
 	// admin is held by whoever changes what the volume consists of, for as long
 	// as that takes. It is a channel of one so that waiting obeys a context.
 	admin chan struct{}
+	// armedBy is the tag for which admin is held until a commit, nil if it is
+	// held for a moment or not at all.
+	armedBy atomic.Pointer[driver.Tag]
 
 	recovering atomic.Int64 // bytes still to be compared after a crash
 
@@ -80,6 +83,9 @@ func (v *volume) lockAdmin(ctx context.Context) error {
 		select {
 		case v.admin <- struct{}{}:
 		case <-ctx.Done():
+			if tag := v.armedBy.Load(); tag != nil {
+				return driver.Errorf(driver.Busy, "%s is armed for a split under tag %q, until that is committed, aborted or times out: %w", v.label, *tag, context.Cause(ctx))
+			}
 			return notBegun(ctx, v.label)
 		}
 	}
