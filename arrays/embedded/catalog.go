@@ -94,6 +94,9 @@ type snapshotRecord struct {
 	At         time.Time     `json:"at"`
 	Held       time.Duration `json:"held"`
 	Skewed     bool          `json:"skewed,omitempty"`
+	// For is the snapshot that a revert or reversal used up when it made this
+	// one of what the volume held, so that a repeated call is known.
+	For lun.Identity `json:"for,omitzero"`
 }
 
 type pendingRecord struct {

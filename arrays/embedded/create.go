@@ -47,8 +47,8 @@ func newMirror(volume, pool string, st mirrorState) mirrorRecord {
 }
 
 func (a *Array) checkCreate(o *CreateVolume) error {
-	if _, err := lun.ParseIdentity(o.Name); err == nil || !volumeName.MatchString(o.Name) {
-		return driver.Errorf(driver.InvalidRequest, "volume name %.80q: want 1 to 63 of [a-z0-9._-], beginning with a letter or digit, and not a UUID", o.Name)
+	if err := checkName(o.Name); err != nil {
+		return err
 	}
 	if err := checkSize(o.Size); err != nil {
 		return fmt.Errorf("volume %q: %w", o.Name, err)

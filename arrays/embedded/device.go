@@ -32,6 +32,9 @@ func (a *Array) OpenVolume(ref driver.VolumeID, by string) (*Volume, error) {
 	if v.gone {
 		return nil, driver.Errorf(driver.NotFound, "no volume %.80q", ref)
 	}
+	if v.blocked != "" {
+		return nil, driver.Errorf(driver.Busy, "%s can't be opened: %s", v.label, v.blocked)
+	}
 	v.users[h] = by
 	return h, nil
 }

@@ -30,6 +30,10 @@
 //     they are done. The call then waits for them, syncs both halves, and makes
 //     the group's record stable in one step: after a crash a group is whole or
 //     absent, and an absent one's mirrors go back to their volumes.
+//   - Revert and Reverse copy nothing before they return: a split mirror and one
+//     of the volume's change places, and the catalogue says so in one step.
+//     What was written in an epoch is known from then on by its bitmap, so that
+//     only regions changed on either side are ever copied.
 //   - Two writes that overlap land in the same order on every mirror.
 //   - Of two daemons on one state directory or pool, the second is refused.
 //
@@ -38,9 +42,9 @@
 // Array's methods may be called at once. Devices (Volume, Snapshot,
 // WritableSnapshot) are handles: each was opened by somebody, who is named in
 // the Busy error of whoever wants to delete what is under it, and who closes
-// it. Array implements driver.Driver, GroupSplitter, Armer, Opener, Resyncer and
-// Describer; exposing as LUNs is composed by the data plane from OpenVolume,
-// OpenSnapshot and OpenWritable.
+// it. Array implements driver.Driver, GroupSplitter, Armer, Opener, Resyncer,
+// Reverter, Breaker, ChangeTracker and Describer; exposing as LUNs is composed
+// by the data plane from OpenVolume, OpenSnapshot and OpenWritable.
 //
 // Wherever a VolumeID is asked for, the volume's name does as well.
 package embedded

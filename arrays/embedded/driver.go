@@ -198,6 +198,7 @@ func (a *Array) consent(tag driver.Tag, vols []*volume) error {
 func (a *Array) Describe(ctx context.Context) (driver.Description, error) {
 	return driver.Description{
 		Provider: "embedded", MirrorSplit: true, GroupOrdered: true, Resync: true, Arm: true,
+		Revert: true, Break: true, Changes: true,
 	}, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -46,13 +47,7 @@ func (v *volume) newFill(p *plex, todo *mapFile, all bool) *fill {
 // regions. r is changed to refer to the fill's own map, which is stable.
 func (v *volume) resumeFill(p *plex, r *mirrorRecord, log *mapFile) (*fill, error) {
 	own := todoName(p.id)
-	var todo *mapFile
-	var err error
-	if len(r.Todo) == 1 && r.Todo[0] == own {
-		todo, err = v.openOrAll(own, v.size.Load(), regionSize)
-	} else {
-		todo, err = v.unite(own, r.Todo)
-	}
+	todo, err := v.unite(own, r.Todo)
 	if err != nil {
 		return nil, err
 	}
@@ -64,13 +59,21 @@ func (v *volume) resumeFill(p *plex, r *mirrorRecord, log *mapFile) (*fill, erro
 	return v.newFill(p, todo, r.All), nil
 }
 
-// unite makes the map file own with the bits of all the others.
-func (v *volume) unite(own string, others []string) (*mapFile, error) {
-	todo, err := createMap(v.a.fs, v.a.mapPath(own), v.size.Load(), regionSize)
+// unite makes the map file own with the bits of all the others. If it is one of
+// them it keeps what it has, so that a crash takes nothing from it.
+func (v *volume) unite(own string, others []string) (todo *mapFile, err error) {
+	if slices.Contains(others, own) {
+		todo, err = v.openOrAll(own, v.size.Load(), regionSize)
+	} else {
+		todo, err = createMap(v.a.fs, v.a.mapPath(own), v.size.Load(), regionSize)
+	}
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range others {
+		if name == own {
+			continue
+		}
 		m, err := v.openOrAll(name, v.size.Load(), regionSize)
 		if err != nil {
 			todo.close()

@@ -27,6 +27,7 @@ type snapshot struct {
 	invalid error
 	write   *set // once it was opened for writing
 	dirty   *mapFile
+	own     *bitmap        // what was written to it, once asked for while it is not open for writing
 	users   map[any]string // handles, and who has them
 	gone    bool
 
@@ -220,7 +221,7 @@ func (s *snapshot) forWriting() error {
 	w.log = newIntentLog(log, s.a.o.LogLimit, func() { w.cleanSoon(func(fn func()) { s.a.start(fn) }) })
 	w.cur = newEpoch(epoch0{insync: []*plex{s.p}, dirty: dirty})
 	w.dropped = func(*plex, *epoch, error) error { return nil } // the only file is never dropped
-	s.write, s.dirty = w, dirty
+	s.write, s.dirty, s.own = w, dirty, nil
 	return nil
 }
 

@@ -40,6 +40,7 @@ type volume struct {
 	users   map[*Volume]string
 	changed chan struct{} // closed and replaced when a mirror's state changes
 	gone    bool
+	blocked string // what keeps the volume from being opened, empty if nothing
 }
 
 func newVolume(a *Array, r *volumeRecord) *volume {
