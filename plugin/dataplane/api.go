@@ -166,11 +166,25 @@ func (p *plane) routes() http.Handler {
 		return nil, p.array.Prepare(r.Context(), in.Volumes, in.Options)
 	}))
 	on("POST /split", with(func(r *http.Request, in remote.SplitRequest) (any, error) { return p.split(r.Context(), in) }))
+	on("POST /arm", with(func(r *http.Request, in remote.ArmRequest) (any, error) {
+		return nil, p.array.Arm(r.Context(), in.Tag, in.Volumes, in.AbortAfter)
+	}))
+	on("POST /commit", with(func(r *http.Request, in remote.TagRequest) (any, error) { return p.commit(r.Context(), in.Tag) }))
+	on("POST /abort", with(func(r *http.Request, in remote.TagRequest) (any, error) {
+		return nil, p.array.Abort(r.Context(), in.Tag)
+	}))
 	on("GET /lookup", func(r *http.Request) (any, error) { return p.array.Lookup(r.Context(), driver.Tag(r.FormValue("tag"))) })
 
 	on("GET /snapshots", func(*http.Request) (any, error) { return p.snapshots(), nil })
 	on("DELETE /snapshots/{id}", func(r *http.Request) (any, error) { return nil, p.array.Delete(r.Context(), snap(r)) })
 	on("POST /snapshots/{id}/resync", func(r *http.Request) (any, error) { return nil, p.array.Resync(r.Context(), snap(r)) })
+	on("POST /snapshots/{id}/revert", func(r *http.Request) (any, error) { return p.revert(r.Context(), snap(r)) })
+	on("POST /snapshots/{id}/break", with(func(r *http.Request, in remote.BreakRequest) (any, error) {
+		return p.breakOff(r.Context(), snap(r), in.Name)
+	}))
+	on("POST /volumes/{id}/changes", with(func(r *http.Request, in remote.ChangesRequest) (any, error) {
+		return p.changes(r.Context(), vol(r), in)
+	}))
 	on("POST /snapshots/{id}/expose", with(func(r *http.Request, in driver.ExposeOptions) (any, error) {
 		return p.exposeSnapshot(snap(r), in)
 	}))
@@ -227,7 +241,7 @@ func statusOf(k driver.Kind) int {
 	switch k {
 	case driver.NotFound, driver.NotMine:
 		return http.StatusNotFound
-	case driver.Busy, driver.Ambiguous, driver.NeedsConsent, driver.NotSynchronized:
+	case driver.Busy, driver.Ambiguous, driver.NeedsConsent, driver.NotSynchronized, driver.NotArmed:
 		return http.StatusConflict
 	case driver.NoSpace:
 		return http.StatusInsufficientStorage

@@ -105,14 +105,8 @@ func (p *plane) split(ctx context.Context, r remote.SplitRequest) ([]driver.Snap
 	if len(r.Volumes) == 0 || !r.Group && len(r.Volumes) != 1 {
 		return nil, driver.Errorf(driver.InvalidRequest, "split of %d volumes: want one, or a group", len(r.Volumes))
 	}
-	if p.c.SplitDelay > 0 {
-		t := time.NewTimer(p.c.SplitDelay)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return nil, driver.Errorf(driver.Unreachable, "split under tag %q: not begun: %w", r.Tag, ctx.Err())
-		}
+	if err := p.delay(ctx, r.Tag); err != nil {
+		return nil, err
 	}
 	if r.Group {
 		return p.array.SplitGroup(ctx, r.Tag, r.Volumes)
@@ -122,6 +116,28 @@ func (p *plane) split(ctx context.Context, r remote.SplitRequest) ([]driver.Snap
 		return nil, err
 	}
 	return []driver.Snapshot{s}, nil
+}
+
+func (p *plane) commit(ctx context.Context, tag driver.Tag) ([]driver.Snapshot, error) {
+	if err := p.delay(ctx, tag); err != nil {
+		return nil, err
+	}
+	return p.array.Commit(ctx, tag)
+}
+
+// delay makes the array as slow as the configuration wants it.
+func (p *plane) delay(ctx context.Context, tag driver.Tag) error {
+	if p.c.SplitDelay <= 0 {
+		return nil
+	}
+	t := time.NewTimer(p.c.SplitDelay)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return driver.Errorf(driver.Unreachable, "split under tag %q: not begun: %w", tag, ctx.Err())
+	}
 }
 
 // resolve finds a disk's volume: by IQN, LUN and portal where it has them, by

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
@@ -258,6 +259,9 @@ func TestBadRequestsToTheControlAPI(t *testing.T) {
 		"a pool that is not":     {second(c.CreateVolume(t.Context(), "x", 8<<20, []string{"zz"})), driver.NotFound},
 		"a view without worker":  {second(c.Publish(t.Context(), remote.Publication{Name: "v", Socket: "/nonexistent", Identity: lun.NewIdentity(), Initiators: []string{alice}})), driver.NotFound},
 		"a short CHAP secret":    {c.SetInitiator(t.Context(), remote.Initiator{IQN: alice, Secret: "short"}), driver.InvalidRequest},
+		"arming for no time":     {c.Arm(t.Context(), "t", []driver.VolumeID{v.ID}, 0), driver.InvalidRequest},
+		"arming without consent": {c.Arm(t.Context(), "t", []driver.VolumeID{v.ID}, time.Second), driver.NeedsConsent},
+		"a commit of nothing":    {second(c.Commit(t.Context(), "t")), driver.NotArmed},
 		"a split unprepared":     {second(c.Split(t.Context(), "t", "nope")), driver.NotFound},
 	} {
 		if got := kindOf(tc.err); got != tc.kind || strings.Contains(tc.err.Error(), "\n") {
@@ -266,7 +270,7 @@ func TestBadRequestsToTheControlAPI(t *testing.T) {
 	}
 	for what, err := range map[string]error{
 		"unexposing what is not": c.Unexpose(t.Context(), "nope"), "withdrawing what is not": c.Withdraw(t.Context(), "nope"),
-		"deleting what is not": c.DeleteVolume(t.Context(), "nope"), "an initiator that is not": c.RemoveInitiator(t.Context(), alice),
+		"deleting what is not": c.DeleteVolume(t.Context(), "nope"), "aborting what is not": c.Abort(t.Context(), "t"), "an initiator that is not": c.RemoveInitiator(t.Context(), alice),
 	} {
 		if err != nil {
 			t.Errorf("%s: %v", what, err)

@@ -28,9 +28,13 @@ type Client struct {
 var (
 	_ driver.Driver        = (*Client)(nil)
 	_ driver.GroupSplitter = (*Client)(nil)
+	_ driver.Armer         = (*Client)(nil)
 	_ driver.Exposer       = (*Client)(nil)
 	_ driver.Opener        = (*Client)(nil)
 	_ driver.Resyncer      = (*Client)(nil)
+	_ driver.Reverter      = (*Client)(nil)
+	_ driver.Breaker       = (*Client)(nil)
+	_ driver.ChangeTracker = (*Client)(nil)
 	_ driver.Describer     = (*Client)(nil)
 )
 

@@ -1,8 +1,9 @@
 // Package remote is the embedded array as another process has it: a client of
 // the data plane's control socket, and the words that the two exchange.
 //
-// A Client is a driver.Driver with GroupSplitter, Exposer, Opener, Resyncer and
-// Describer, and administers volumes, mirrors, initiators and publications
+// A Client is a driver.Driver with GroupSplitter, Armer, Exposer, Opener,
+// Resyncer, Reverter, Breaker, ChangeTracker and Describer (what the array
+// behind lacks is kind NotSupported), and administers volumes, mirrors, initiators and publications
 // besides. The protocol is HTTP/1.1 with JSON over a unix socket; whoever may
 // open the socket may do everything.
 //

@@ -164,3 +164,27 @@ type SplitRequest struct {
 	Volumes []driver.VolumeID `json:"volumes"`
 	Group   bool              `json:"group"` // all at one instant; otherwise one volume
 }
+
+// ArmRequest asks for a split that is ready to be committed.
+type ArmRequest struct {
+	Tag        driver.Tag        `json:"tag"`
+	Volumes    []driver.VolumeID `json:"volumes"`
+	AbortAfter time.Duration     `json:"abortAfter"` // nanoseconds
+}
+
+// TagRequest names what is armed.
+type TagRequest struct {
+	Tag driver.Tag `json:"tag"`
+}
+
+// BreakRequest asks for a snapshot to become a volume.
+type BreakRequest struct {
+	Name string `json:"name"`
+}
+
+// ChangesRequest asks what changed between two points of a volume; an empty ID
+// is now.
+type ChangesRequest struct {
+	From driver.SnapshotID `json:"from"`
+	To   driver.SnapshotID `json:"to"`
+}
