@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cleave-san/cleave/arrays/driver"
@@ -28,6 +29,8 @@ type Array struct {
 	pools  map[string]*pool
 	dirs   sync.Mutex // volumes' directories in pools come and go under it
 	copies rate
+	// lastPace is how many bytes a second the last copying to a mirror moved.
+	lastPace atomic.Int64
 	// copying has a place for each mirror that is copied to at once.
 	copying chan struct{}
 	events  eventQueue

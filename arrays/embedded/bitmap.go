@@ -165,3 +165,28 @@ func (b *bitmap) run(i, most int64) (first, n int64) {
 	}
 	return first, n
 }
+
+// countUnion is how many bits are in at least one of the sets.
+func countUnion(sets []*bitmap) (n int64) {
+	var blocks int64
+	for _, b := range sets {
+		blocks = max(blocks, b.blocks())
+	}
+	for i := range blocks {
+		var words [wordsPerBlock]uint64
+		for _, b := range sets {
+			if i >= b.blocks() {
+				continue
+			}
+			if blk := b.peek(i); blk != nil {
+				for w := range words {
+					words[w] |= blk.words[w].Load()
+				}
+			}
+		}
+		for _, w := range words {
+			n += int64(bits.OnesCount64(w))
+		}
+	}
+	return n
+}

@@ -27,6 +27,7 @@ type fill struct {
 	all bool
 
 	total, copied atomic.Int64 // bytes
+	pace          pace         // of copied
 	stalled       atomic.Pointer[string]
 	ctx           context.Context
 	cancel        context.CancelFunc
@@ -108,11 +109,14 @@ func (f *fill) end() {
 	v.notify()
 }
 
-func (f *fill) progress() (copied, total int64, stalled string) {
+// describe adds to m how far the copying is.
+func (f *fill) describe(m *MirrorInfo) {
 	if s := f.stalled.Load(); s != nil {
-		stalled = *s
+		m.Reason = *s
 	}
-	return f.copied.Load(), f.total.Load(), stalled
+	m.Copied, m.ToCopy = f.copied.Load(), f.total.Load()
+	m.Rate = f.pace.perSecond(time.Now(), m.Copied)
+	m.Remaining = timeFor(m.ToCopy-m.Copied, m.Rate)
 }
 
 func (f *fill) run() {
@@ -141,6 +145,9 @@ func (f *fill) run() {
 		case <-f.ctx.Done():
 			return
 		}
+	}
+	if n := f.copied.Load(); n >= copyChunk {
+		v.a.lastPace.Store(int64(float64(n) / max(time.Since(begun), time.Microsecond).Seconds()))
 	}
 	v.a.event(ResyncDone, v, f.p.id, "%s: mirror %s in pool %q is in sync: %d bytes were copied in %v", v.label, f.p.id, f.p.pool, f.copied.Load(), time.Since(begun).Round(time.Millisecond))
 }
@@ -187,7 +194,7 @@ func (f *fill) mapAll() error {
 
 func (f *fill) copy() error {
 	buf := make([]byte, copyChunk)
-	size := f.v.size.Load()
+	f.pace.start(time.Now(), f.copied.Load())
 	type run struct{ first, n int64 }
 	var since []run // copied and not yet synced
 	var bytesSince int64
@@ -212,14 +219,14 @@ func (f *fill) copy() error {
 			return checkpoint()
 		}
 		off := first * regionSize
-		length := min(n*regionSize, size-off)
+		length := min(n*regionSize, f.v.size.Load()-off) // the volume may grow meanwhile
 		if err := f.v.a.copies.wait(f.ctx, length); err != nil {
 			return err
 		}
 		if err := f.copyRange(buf[:length], off); err != nil {
 			return err
 		}
-		f.copied.Add(length)
+		f.pace.reach(time.Now(), f.copied.Add(length))
 		at, since = first+n, append(since, run{first, n})
 		if bytesSince += length; bytesSince >= checkpointEvery {
 			if err := checkpoint(); err != nil {

@@ -36,12 +36,6 @@ func (v *volume) grow(size int64) error {
 	if size < have {
 		return driver.Errorf(driver.InvalidRequest, "%s has %d bytes: it can't shrink to %d", v.label, have, size)
 	}
-	v.mu.Lock()
-	busy := len(v.fills) > 0
-	v.mu.Unlock()
-	if busy || v.recovering.Load() > 0 {
-		return driver.Errorf(driver.Busy, "%s: a mirror is being copied to; grow it when that is done", v.label)
-	}
 	v.state.Lock()
 	defer v.state.Unlock()
 	if len(v.cur.insync) == 0 {
@@ -66,6 +60,9 @@ func (v *volume) grow(size int64) error {
 	v.mu.Lock()
 	for _, m := range v.epochs {
 		m.grow(regionsFor(size, m.unit))
+	}
+	for _, f := range v.fills { // writes to what is added go to the mirror as well
+		f.todo.grow(regionsFor(size, f.todo.unit))
 	}
 	v.mu.Unlock()
 	v.log.file.grow(regionsFor(size, v.log.file.unit))

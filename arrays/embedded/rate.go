@@ -20,6 +20,12 @@ func (r *rate) set(perSec int64) {
 	r.mu.Unlock()
 }
 
+func (r *rate) limit() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return max(r.perSec, 0)
+}
+
 // wait returns when n more bytes may be copied, or with ctx's error.
 func (r *rate) wait(ctx context.Context, n int64) error {
 	r.mu.Lock()

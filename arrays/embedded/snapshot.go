@@ -124,15 +124,17 @@ func (a *Array) Snapshots() []SnapshotInfo {
 				info.Reason = s.invalid.Error()
 			}
 			info.UsedBy = slices.Sorted(maps.Values(s.users))
-			if s.dirty != nil {
-				info.ResyncBytes = s.dirty.count() * regionSize
-			}
 			s.mu.Unlock()
 		}
-		if v != nil {
-			info.ResyncBytes += v.changedSince(r.Epoch)
+		if rv := c.volume(r.Volume); s != nil && v != nil && rv != nil {
+			info.UnmirroredSince = rv.Unmirrored
+			if own, err := s.written(); err == nil {
+				info.ResyncBytes = v.changedSince(r.Epoch, own)
+			} else {
+				info.ResyncBytes = rv.Size
+			}
+			info.ResyncTime = timeFor(info.ResyncBytes, a.expectedPace())
 		}
-		info.ResyncBytes = min(info.ResyncBytes, r.Size)
 		out = append(out, info)
 	}
 	return out

@@ -66,6 +66,9 @@ type VolumeInfo struct {
 	Snapshots []driver.SnapshotID `json:"snapshots,omitempty"`
 	// UnmirroredSince is set while fewer than two mirrors are in sync.
 	UnmirroredSince time.Time `json:"unmirroredSince,omitzero"`
+	// Remaining is the estimate of when all mirrors that are being copied to
+	// are in sync; 0 if there are none, or nothing moves.
+	Remaining time.Duration `json:"remaining,omitempty"`
 	// Recovering is how many bytes remain to be compared after a crash.
 	Recovering int64 `json:"recovering,omitempty"`
 	// UsedBy names who has it open.
@@ -84,6 +87,10 @@ type MirrorInfo struct {
 	// until the copying has begun.
 	Copied int64 `json:"copied,omitempty"`
 	ToCopy int64 `json:"toCopy,omitempty"`
+	// Rate is how many bytes a second are copied now, and Remaining how long
+	// the rest takes at that; 0 if nothing moves.
+	Rate      int64         `json:"rate,omitempty"`
+	Remaining time.Duration `json:"remaining,omitempty"`
 }
 
 // SnapshotInfo describes a split.
@@ -96,6 +103,11 @@ type SnapshotInfo struct {
 	UsedBy     []string `json:"usedBy,omitempty"`
 	// ResyncBytes is what a resync would copy now, an upper bound.
 	ResyncBytes int64 `json:"resyncBytes"`
+	// ResyncTime is how long that takes at the pace of the last resync, within
+	// the limit; 0 if no pace is known.
+	ResyncTime time.Duration `json:"resyncTime,omitempty"`
+	// UnmirroredSince is its volume's.
+	UnmirroredSince time.Time `json:"unmirroredSince,omitzero"`
 }
 
 // PoolInfo describes a pool.

@@ -116,16 +116,21 @@ func (v *volume) setEpoch(n uint64, m *mapFile) {
 	}
 }
 
-// changedSince is an upper bound of the bytes written since an epoch began.
-func (v *volume) changedSince(epoch uint64) (n int64) {
+// changedSince is an upper bound of the bytes that were written since an epoch
+// began, or are in own, which may be nil.
+func (v *volume) changedSince(epoch uint64, own *bitmap) int64 {
+	var sets []*bitmap
+	if own != nil {
+		sets = append(sets, own)
+	}
 	v.mu.Lock()
-	defer v.mu.Unlock()
 	for e, m := range v.epochs {
 		if e >= epoch {
-			n += m.count() * m.unit
+			sets = append(sets, m.bitmap)
 		}
 	}
-	return n
+	v.mu.Unlock()
+	return min(countUnion(sets)*regionSize, v.size.Load())
 }
 
 // notify wakes those who wait for a mirror.
@@ -316,7 +321,8 @@ func (v *volume) info(c *catalog, now time.Time) (VolumeInfo, bool) {
 			mi.State = driver.Unsynchronized
 			info.State = driver.Unsynchronized
 			if f := v.fills[m.ID]; f != nil {
-				mi.Copied, mi.ToCopy, mi.Reason = f.progress()
+				f.describe(&mi)
+				info.Remaining = max(info.Remaining, mi.Remaining)
 			}
 		case broken:
 			mi.State = driver.Broken
