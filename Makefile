@@ -42,8 +42,8 @@ test: deps build vet ## All unit tests, with the race detector, and the quick pa
 lab: deps build ## Everything that needs VMs or third-party servers; writes lab/results.json
 	$(GO) run ./integration/lab/cmd/labrun -run '$(ROWS)' -o lab/results.json
 
-bench: deps build ## The benchmarks; ROWS=regexp chooses
-	$(GO) test -run '^$$' -bench '$(ROWS)' -benchmem ./...
+bench: deps ## The benchmarks against their peers; ROWS=regexp chooses; writes bench/results.json
+	$(GO) run ./integration/bench/cmd/bench -run '$(ROWS)' -o bench/results.json
 
 lint: vet ## Formatting and golangci-lint (go vet alone where it is not installed)
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \

@@ -59,6 +59,7 @@ var arrows = []struct{ from, to string }{
 	{"plugin/...", "plugin/api orchestrator arrays arrays/driver iscsi lun"},
 
 	{"integration/lab/...", "integration/lab"},
+	{"integration/bench", ""},
 	{"integration/...", "..."},
 }
 

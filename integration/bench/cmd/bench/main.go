@@ -1,0 +1,58 @@
+// Command bench runs the benchmarks against their peers and writes
+// bench/results.json; see package integration/bench for what the rows mean.
+// Its exit status is 1 if a row could not be measured or misses its goal.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+
+	"github.com/cleave-san/cleave/integration/bench"
+	"github.com/cleave-san/cleave/integration/bench/embedded"
+)
+
+// families are run in this order.
+var families = []func(bench.Options) bench.Family{
+	embedded.Family,
+}
+
+func main() {
+	rows := flag.String("run", ".", "regular expression of row names")
+	out := flag.String("o", "bench/results.json", "results file")
+	list := flag.Bool("list", false, "only list the rows")
+	verbose := flag.Bool("v", false, "log what happens meanwhile")
+	flag.Parse()
+	o := bench.Options{Logger: slog.New(slog.DiscardHandler)}
+	if *verbose {
+		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	if *list {
+		var all []bench.Family
+		for _, f := range families {
+			all = append(all, f(o))
+		}
+		bench.List(os.Stdout, all)
+		return
+	}
+	if err := run(*rows, *out, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(rows, out string, o bench.Options) error {
+	chosen, err := regexp.Compile(rows)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	r := bench.Runner{Rows: chosen, Results: out, Table: os.Stdout}
+	return r.Main(ctx, o, families)
+}
