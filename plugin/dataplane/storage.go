@@ -14,7 +14,7 @@ import (
 func (p *plane) volume(v embedded.VolumeInfo) remote.Volume {
 	out := remote.Volume{
 		Volume: v.Volume, Created: v.Created, Wanted: v.Wanted, Snapshots: v.Snapshots,
-		UnmirroredSince: v.UnmirroredSince, Recovering: v.Recovering, UsedBy: v.UsedBy,
+		UnmirroredSince: v.UnmirroredSince, Remaining: v.Remaining, Recovering: v.Recovering, UsedBy: v.UsedBy,
 		LUN: p.exposed(kindVolume, string(v.ID)),
 	}
 	for _, m := range v.Replicas {
@@ -36,7 +36,7 @@ func (p *plane) snapshots() []remote.Snapshot {
 	for _, s := range p.array.Snapshots() {
 		out = append(out, remote.Snapshot{
 			Snapshot: s.Snapshot, VolumeName: s.VolumeName, Pool: s.Pool, File: s.File, Reason: s.Reason,
-			UsedBy: s.UsedBy, ResyncBytes: s.ResyncBytes, LUN: p.exposed(kindSnapshot, string(s.ID)),
+			UsedBy: s.UsedBy, ResyncBytes: s.ResyncBytes, ResyncTime: s.ResyncTime, UnmirroredSince: s.UnmirroredSince, LUN: p.exposed(kindSnapshot, string(s.ID)),
 		})
 	}
 	return out

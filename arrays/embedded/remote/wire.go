@@ -18,6 +18,7 @@ type Volume struct {
 	Replicas        []Mirror            `json:"replicas"`
 	Snapshots       []driver.SnapshotID `json:"snapshots,omitempty"`
 	UnmirroredSince time.Time           `json:"unmirroredSince,omitzero"`
+	Remaining       time.Duration       `json:"remaining,omitempty"`  // until all mirrors are in sync, an estimate
 	Recovering      int64               `json:"recovering,omitempty"` // bytes to compare after a crash
 	UsedBy          []string            `json:"usedBy,omitempty"`
 	LUN             *LUN                `json:"lun,omitempty"`
@@ -32,6 +33,9 @@ type Mirror struct {
 	Reason string              `json:"reason,omitempty"`
 	Copied int64               `json:"copied,omitempty"` // bytes …
 	ToCopy int64               `json:"toCopy,omitempty"` // … of
+	// Rate is bytes a second now, and Remaining how long the rest takes.
+	Rate      int64         `json:"rate,omitempty"`
+	Remaining time.Duration `json:"remaining,omitempty"`
 }
 
 // Snapshot is a split with what an operator wants to know of it.
@@ -43,7 +47,11 @@ type Snapshot struct {
 	Reason      string   `json:"reason,omitempty"`
 	UsedBy      []string `json:"usedBy,omitempty"`
 	ResyncBytes int64    `json:"resyncBytes"`
-	LUN         *LUN     `json:"lun,omitempty"`
+	// ResyncTime is how long a resync would take, 0 if no pace is known;
+	// UnmirroredSince is the volume's.
+	ResyncTime      time.Duration `json:"resyncTime,omitempty"`
+	UnmirroredSince time.Time     `json:"unmirroredSince,omitzero"`
+	LUN             *LUN          `json:"lun,omitempty"`
 }
 
 // LUN is how initiators reach a volume, snapshot or view.
