@@ -111,20 +111,18 @@ func (n *Nexus) begin(c *Command) result {
 			return check(code)
 		}
 	}
-	if u.held.Load() {
-		if r := u.conflict(n, o, c); !r.ok() {
-			return r
-		}
+	if r := n.reachable(o); !r.ok() {
+		return r
+	}
+	if r := u.conflict(n, o, &c.CDB); !r.ok() {
+		return r
 	}
 	if o.needs != nil && !o.needs(u) {
 		return check(invalidOpcode)
 	}
 	if o.writes {
-		if u.swp.Load() {
-			return check(softwareProtected)
-		}
-		if !u.writable.Load() || n.readOnly.Load() {
-			return check(writeProtected)
+		if code, no := n.protected(); no {
+			return check(code)
 		}
 	}
 	if o.parse != nil {

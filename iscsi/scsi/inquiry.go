@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"encoding/binary"
+	"fmt"
 )
 
 // INQUIRY: SPC-4 section 6.6, vital product data: section 7.8 and SBC-3 section 6.6.
@@ -21,7 +22,7 @@ func runInquiry(n *Nexus, c *Command) result {
 	if c.CDB[1]&0x01 == 0 {
 		return c.reply(u.standardInquiry(), uint32(c.u16(3)))
 	}
-	page := u.vpd(c.CDB[2])
+	page := u.vpd(c.CDB[2], n.path.TargetPort)
 	if page == nil {
 		return badCDB(2)
 	}
@@ -39,8 +40,8 @@ func (u *Unit) standardInquiry() []byte {
 	b[2] = 0x06 // SPC-4
 	b[3] = 0x12 // HISUP, response data format 2
 	b[4] = byte(len(b) - 5)
-	b[5] = 0x10 // TPGS: implicit
-	b[7] = 0x02 // CMDQUE
+	b[5] = 0x30 | 0x08 // TPGS: implicit and explicit; 3PC
+	b[7] = 0x02        // CMDQUE
 	padded(b[8:16], u.opt.Vendor)
 	padded(b[16:32], u.opt.Product)
 	padded(b[32:36], revision)
@@ -71,21 +72,24 @@ func padded(b []byte, s string) {
 	}
 }
 
-// vpd makes a vital product data page, nil if there is none of that code.
-func (u *Unit) vpd(code byte) []byte {
+// vpd makes a vital product data page as it is seen by a target port, nil if there
+// is none of that code.
+func (u *Unit) vpd(code byte, port uint16) []byte {
 	var body []byte
 	switch code {
 	case 0x00:
-		body = []byte{0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2}
+		body = []byte{0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2}
 	case 0x80:
 		body = []byte(u.opt.Identity.Serial())
 	case 0x83:
-		body = u.designators()
+		body = u.designators(port)
 	case 0x86:
 		body = make([]byte, 60)
 		body[1] = 0x07 // HEADSUP, ORDSUP, SIMPSUP
 		body[2] = 0x01 // V_SUP: the cache is volatile
 		body[3] = 0x01 // LUICLR
+	case 0x8f:
+		body = thirdPartyCopy()
 	case 0xb0:
 		body = u.blockLimits()
 	case 0xb1:
@@ -118,7 +122,7 @@ const (
 
 // designators is page 0x83: NAA type 3 of the unit, its T10 vendor text with the
 // UUID, and by which port of which target it is reached.
-func (u *Unit) designators() []byte {
+func (u *Unit) designators(port uint16) []byte {
 	var b []byte
 	add := func(code, kind byte, d []byte) {
 		h := []byte{code, kind, 0, byte(len(d))}
@@ -133,10 +137,15 @@ func (u *Unit) designators() []byte {
 	t10 := make([]byte, 8)
 	padded(t10, u.opt.Vendor)
 	add(asciiCode, ofUnit|typeT10, append(t10, u.opt.Identity.String()...))
-	add(binaryCode, ofPort|typeRelPort, []byte{0, 0, 0, 1})
-	add(binaryCode, ofPort|typePortGroup, []byte{0, 0, 0, 1})
+	add(binaryCode, ofPort|typeRelPort, []byte{0, 0, byte(port >> 8), byte(port)})
+	u.mu.Lock()
+	if g := u.groupOf(port); g != nil {
+		add(binaryCode, ofPort|typePortGroup, []byte{0, 0, byte(g.ID >> 8), byte(g.ID)})
+	}
+	u.mu.Unlock()
 	if u.opt.Target != "" {
-		add(utf8Code, ofPort|typeName, nameString(u.opt.Target+",t,0x0001"))
+		// The portal group tag is the relative target port identifier.
+		add(utf8Code, ofPort|typeName, nameString(fmt.Sprintf("%s,t,0x%04x", u.opt.Target, port)))
 		add(utf8Code, ofTarget|typeName, nameString(u.opt.Target))
 	}
 	return b

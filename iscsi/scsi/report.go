@@ -56,8 +56,8 @@ func parseReportLUNs(_ *Nexus, c *Command) result {
 func runReportLUNs(n *Nexus, c *Command) result {
 	n.dropAttention(lunsChanged)
 	var luns []uint16
-	if n.luns != nil && c.CDB[2] != 1 {
-		luns = n.luns()
+	if n.path.LUNs != nil && c.CDB[2] != 1 {
+		luns = n.path.LUNs()
 	}
 	return c.reply(LUNList(luns), c.u32(6))
 }
@@ -94,18 +94,6 @@ func DecodeLUN(v uint64) (n uint16, ok bool) {
 		return top & 0x3fff, true
 	}
 	return 0, false
-}
-
-// runPortGroups is REPORT TARGET PORT GROUPS (SPC-4 section 6.37): one group with
-// one port, active/optimized.
-func runPortGroups(_ *Nexus, c *Command) result {
-	b := []byte{0, 0, 0, 12,
-		0x80, 0x01, 0, 1, 0, 0, 0, 1, // PREF, T_SUP=0 AO_SUP; group 1; one port
-		0, 0, 0, 1}
-	if c.CDB[1]>>5 == 1 { // extended header
-		b = append([]byte{0, 0, 0, 16, 0x10, 0, 0, 0}, b[4:]...)
-	}
-	return c.reply(b, c.u32(6))
 }
 
 // runReportTMF is REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4 section 6.36).

@@ -173,6 +173,14 @@ func (u *Unit) stable(fua bool) result {
 	return deviceError(u.dev.Sync(), true)
 }
 
+// stableErr is stable for what is not told a sense code.
+func (u *Unit) stableErr() error {
+	if u.wce.Load() {
+		return nil
+	}
+	return u.dev.Sync()
+}
+
 // runWriteVerify writes and reads back; with BYTCHK 01b it compares.
 func runWriteVerify(n *Nexus, c *Command) result {
 	u := n.unit

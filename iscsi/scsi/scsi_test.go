@@ -89,7 +89,7 @@ func newBench(t testing.TB, dev lun.Device) *bench {
 }
 
 func (b *bench) initiator(name string) *Nexus {
-	n := b.u.Attach(Port{Name: "iqn.2026-01.test:" + name}, false, func() []uint16 { return []uint16{0, 300} }, nil)
+	n := b.u.Attach(Path{Port: Port{Name: "iqn.2026-01.test:" + name}, LUNs: func() []uint16 { return []uint16{0, 300} }})
 	n.takeAttention()
 	return n
 }
@@ -264,15 +264,15 @@ func TestIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := string(u.vpd(0x80)[4:]); got != id.Serial() {
+	if got := string(u.vpd(0x80, 1)[4:]); got != id.Serial() {
 		t.Errorf("serial %q", got)
 	}
 	naa := id.NAA()
-	if !bytes.Contains(u.vpd(0x83), append([]byte{1, 3, 0, 8}, naa[:]...)) {
-		t.Errorf("no NAA designator in %x", u.vpd(0x83))
+	if !bytes.Contains(u.vpd(0x83, 1), append([]byte{1, 3, 0, 8}, naa[:]...)) {
+		t.Errorf("no NAA designator in %x", u.vpd(0x83, 1))
 	}
-	for _, p := range u.vpd(0)[4:] {
-		page := u.vpd(p)
+	for _, p := range u.vpd(0, 1)[4:] {
+		page := u.vpd(p, 1)
 		if page == nil || int(binary.BigEndian.Uint16(page[2:])) != len(page)-4 || page[1] != p {
 			t.Errorf("page %#x: %x", p, page)
 		}

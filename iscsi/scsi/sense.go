@@ -29,6 +29,7 @@ const (
 	keyIllegalRequest = 0x5
 	keyUnitAttention  = 0x6
 	keyDataProtect    = 0x7
+	keyCopyAborted    = 0xa
 	keyAborted        = 0xb
 	keyMiscompare     = 0xe
 )
@@ -41,6 +42,8 @@ type Code uint32
 const (
 	noSense               Code = 0
 	notReady              Code = keyNotReady<<16 | 0x0400
+	portInStandby         Code = keyNotReady<<16 | 0x040b
+	portUnavailable       Code = keyNotReady<<16 | 0x040c
 	writeError            Code = keyMedium<<16 | 0x0c00
 	readError             Code = keyMedium<<16 | 0x1100
 	listLengthError       Code = keyIllegalRequest<<16 | 0x1a00
@@ -50,6 +53,12 @@ const (
 	unitNotSupported      Code = keyIllegalRequest<<16 | 0x2500
 	invalidFieldInList    Code = keyIllegalRequest<<16 | 0x2600
 	invalidRelease        Code = keyIllegalRequest<<16 | 0x2604
+	tooManyTargets        Code = keyIllegalRequest<<16 | 0x2606
+	unsupportedTarget     Code = keyIllegalRequest<<16 | 0x2607
+	tooManySegments       Code = keyIllegalRequest<<16 | 0x2608
+	unsupportedSegment    Code = keyIllegalRequest<<16 | 0x2609
+	inlineTooLong         Code = keyIllegalRequest<<16 | 0x260b
+	operationInProgress   Code = keyIllegalRequest<<16 | 0x0016
 	savingNotSupported    Code = keyIllegalRequest<<16 | 0x3900
 	insufficientRegs      Code = keyIllegalRequest<<16 | 0x5504
 	writeProtected        Code = keyDataProtect<<16 | 0x2700
@@ -57,6 +66,11 @@ const (
 	spaceFailed           Code = keyDataProtect<<16 | 0x2707
 	miscompare            Code = keyMiscompare<<16 | 0x1d00
 	internalFailure       Code = keyHardware<<16 | 0x4400
+	copyAborted           Code = keyCopyAborted<<16 | 0x0000
+	unreachableTarget     Code = keyCopyAborted<<16 | 0x0804
+	thirdPartyFailure     Code = keyCopyAborted<<16 | 0x0d01
+	targetNotReachable    Code = keyCopyAborted<<16 | 0x0d02
+	inexactSegment        Code = keyCopyAborted<<16 | 0x260a
 	dataPhaseError        Code = keyAborted<<16 | 0x4b00
 	poweredOn             Code = keyUnitAttention<<16 | 0x2900
 	resetOccurred         Code = keyUnitAttention<<16 | 0x2903
@@ -65,6 +79,7 @@ const (
 	reservationsPreempted Code = keyUnitAttention<<16 | 0x2a03
 	reservationsReleased  Code = keyUnitAttention<<16 | 0x2a04
 	regsPreempted         Code = keyUnitAttention<<16 | 0x2a05
+	accessChanged         Code = keyUnitAttention<<16 | 0x2a06
 	capacityChanged       Code = keyUnitAttention<<16 | 0x2a09
 	commandsCleared       Code = keyUnitAttention<<16 | 0x2f00
 	lunsChanged           Code = keyUnitAttention<<16 | 0x3f0e

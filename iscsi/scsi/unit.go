@@ -16,6 +16,13 @@ type Options struct {
 	Vendor   string // 8 characters of INQUIRY data; default "CLEAVE"
 	Product  string // 16; default "VIRTUAL-DISK"
 	Target   string // iSCSI name of the target, shown in VPD page 0x83
+
+	// Groups are the target port groups by which the unit is reached (see
+	// SetPortGroups); default: one, active/optimized, with port 1.
+	Groups []PortGroup
+
+	// Store keeps persistent reservations over restarts; nil: none survives.
+	Store Store
 }
 
 // Limits that VPD page 0xB0 reports and Begin holds initiators to.
@@ -53,13 +60,13 @@ type Unit struct {
 	// other writes: these hold it shared.
 	exclusive sync.RWMutex
 
-	mu       sync.Mutex
-	nexuses  map[*Nexus]struct{}
-	reserved *Nexus // RESERVE(6)
-	pr       reservations
-	// held is true while there is any reservation, so that commands need
-	// not take mu where there is none.
-	held atomic.Bool
+	reserved atomic.Pointer[Nexus] // RESERVE(6)
+	pr       atomic.Pointer[reservations]
+	prMu     sync.Mutex // held over a change of pr, and taken before mu
+
+	mu      sync.Mutex
+	nexuses map[*Nexus]struct{}
+	groups  []PortGroup
 
 	stats counters
 
@@ -112,6 +119,17 @@ func NewUnit(dev lun.Device, o Options) (*Unit, error) {
 		shift: uint8(bits.TrailingZeros(uint(logical))),
 		phys:  uint8(bits.TrailingZeros(uint(physical / logical))),
 	}
+	if len(o.Groups) == 0 {
+		o.Groups = defaultGroups()
+	}
+	if err := checkGroups(o.Groups); err != nil {
+		return nil, err
+	}
+	u.groups = clonedGroups(o.Groups)
+	u.opt.Groups = nil
+	if err := u.loadReservations(); err != nil {
+		return nil, err
+	}
 	u.trim, _ = dev.(lun.Trimmer)
 	u.zero, _ = dev.(lun.Zeroer)
 	u.extents, _ = dev.(lun.Mapper)
@@ -144,14 +162,16 @@ func (u *Unit) Resized() {
 // parameters return to their defaults, everybody gets a unit attention.
 // Persistent reservations stay. The transport aborts the commands.
 func (u *Unit) Reset() {
-	u.mu.Lock()
-	u.reserved = nil
-	u.updateHeld()
-	u.mu.Unlock()
+	u.reserved.Store(nil)
 	u.wce.Store(true)
 	u.swp.Store(false)
 	u.dsense.Store(false)
-	u.attentionAll(resetOccurred, nil)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for n := range u.nexuses {
+		n.copies.forget()
+	}
+	u.attentionAllLocked(resetOccurred, nil)
 }
 
 // Stats returns the counters.
@@ -177,6 +197,3 @@ func (u *Unit) attentionAllLocked(c Code, but *Nexus) {
 		}
 	}
 }
-
-// updateHeld is called with mu held after any change of a reservation.
-func (u *Unit) updateHeld() { u.held.Store(u.reserved != nil || u.pr.kind != 0) }

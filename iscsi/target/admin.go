@@ -18,6 +18,7 @@ type target struct {
 	luns     map[uint16]*entry
 	leaving  map[uint16]*entry // removed, device not yet left
 	sessions map[*session]struct{}
+	access   map[uint16]scsi.AccessState // by portal group tag; none: active/optimized
 }
 
 // entry is one LUN: the unit, and who is inside its device.
@@ -79,7 +80,7 @@ func (s *Server) AddTarget(name iscsi.Name, alias string) error {
 		return fmt.Errorf("target %s: %w", name, ErrTargetExists)
 	}
 	s.targets[name] = &target{name: name, alias: alias, luns: map[uint16]*entry{},
-		leaving: map[uint16]*entry{}, sessions: map[*session]struct{}{}}
+		leaving: map[uint16]*entry{}, sessions: map[*session]struct{}{}, access: map[uint16]scsi.AccessState{}}
 	return nil
 }
 
@@ -128,6 +129,9 @@ func (s *Server) RemoveTarget(ctx context.Context, name iscsi.Name) error {
 // CHANGED, in the sessions whose mask has it: set the mask first, or after, but
 // nobody sees the LUN without.
 //
+// Persistent reservations that Options.Reservations has for the LUN's identity
+// stand from the beginning; scsi.ErrReservations says that they can't be read.
+//
 // A number that a living session has seen with another identity is
 // ErrNumberRetired; NextLUN skips such numbers.
 func (s *Server) AddLUN(name iscsi.Name, number int, l LUN) (int, error) {
@@ -135,7 +139,7 @@ func (s *Server) AddLUN(name iscsi.Name, number int, l LUN) (int, error) {
 		return 0, fmt.Errorf("target %s: LUN %d: want 0 to %d", name, number, mask.MaxLUN)
 	}
 	u, err := scsi.NewUnit(l.Device, scsi.Options{Identity: l.Identity, Writable: l.Writable,
-		Vendor: l.Vendor, Product: l.Product, Target: string(name)})
+		Vendor: l.Vendor, Product: l.Product, Target: string(name), Store: s.opt.Reservations})
 	if err != nil {
 		return 0, fmt.Errorf("target %s: new LUN: %w", name, err)
 	}
@@ -157,6 +161,9 @@ func (s *Server) AddLUN(name iscsi.Name, number int, l LUN) (int, error) {
 		if err := t.free(uint16(number), u); err != nil {
 			return 0, fmt.Errorf("target %s: LUN %d: %w", name, number, err)
 		}
+	}
+	if err := u.SetPortGroups(s.portGroups(t)); err != nil {
+		return 0, fmt.Errorf("target %s: LUN %d: %w", name, number, err)
 	}
 	t.luns[uint16(number)] = &entry{number: uint16(number), unit: u, left: make(chan struct{}, 1)}
 	s.refresh(t)

@@ -26,6 +26,8 @@ type conn struct {
 	local  netip.AddrPort
 	rd     *pdu.Reader
 
+	portalGroup uint16 // tag of the portal it came to
+
 	dropOnce sync.Once
 	dropped  chan struct{} // closed by drop
 	why      string        // valid after dropped

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/cleave-san/cleave/iscsi"
@@ -251,7 +252,7 @@ func (l *login) negotiate(keys []pdu.Key) ([]pdu.Key, error) {
 	if !l.discovery && !l.seen["TargetPortalGroupTag"] {
 		// RFC 7143 section 13.9: in the first response.
 		l.seen["TargetPortalGroupTag"] = true
-		say("TargetPortalGroupTag", "1")
+		say("TargetPortalGroupTag", strconv.Itoa(int(l.c.portalGroup)))
 	}
 	// FirstBurstLength depends on MaxBurstLength, wherever that stands.
 	for _, k := range keys {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/cleave-san/cleave/iscsi/scsi"
 	"github.com/cleave-san/cleave/lun"
 )
 
@@ -23,6 +24,10 @@ type Options struct {
 	// Advertise lists portals that SendTargets names besides those that the
 	// server listens on: what a NAT in front of it shows to the world.
 	Advertise []netip.AddrPort
+
+	// Reservations keeps persistent reservations over restarts (APTPL); nil:
+	// none survives, and APTPL is refused.
+	Reservations scsi.Store
 
 	MaxConnections int           // connections at once, logging in or not; default 1024
 	MaxLogins      int           // connections that have not finished logging in; default 64

@@ -1,7 +1,6 @@
 package target
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,7 +24,7 @@ type Server struct {
 	mu        sync.Mutex
 	closed    bool
 	targets   map[iscsi.Name]*target
-	listeners map[net.Listener]netip.AddrPort
+	listeners map[net.Listener]portal
 	conns     map[*conn]struct{}
 	sessions  map[*session]struct{}
 	lastTSIH  uint16
@@ -43,65 +42,14 @@ func New(o Options) *Server {
 	return &Server{
 		opt: o, log: o.Logger,
 		targets:   map[iscsi.Name]*target{},
-		listeners: map[net.Listener]netip.AddrPort{},
+		listeners: map[net.Listener]portal{},
 		conns:     map[*conn]struct{}{},
 		sessions:  map[*session]struct{}{},
 		idle:      make(chan struct{}, 1),
 	}
 }
 
-// Listen binds one portal and serves it until Close. It returns the address
-// bound, which differs from portal where that has port 0. ctx bounds the
-// binding only.
-func (s *Server) Listen(ctx context.Context, portal netip.AddrPort) (netip.AddrPort, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", portal.String())
-	if err != nil {
-		if op := (*net.OpError)(nil); errors.As(err, &op) {
-			err = op.Err // the address is said once
-		}
-		return netip.AddrPort{}, fmt.Errorf("iSCSI portal %s: %w", portal, err)
-	}
-	bound := l.Addr().(*net.TCPAddr).AddrPort()
-	bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
-	if err := s.track(l, bound); err != nil {
-		l.Close()
-		return netip.AddrPort{}, err
-	}
-	go func() {
-		if err := s.accept(l); err != nil {
-			s.log.Error("iSCSI portal stopped", "portal", bound, "err", err)
-		}
-	}()
-	return bound, nil
-}
-
-// Serve accepts connections from l until l or the server is closed. It owns l.
-// It returns nil after Close, else the error of Accept.
-func (s *Server) Serve(l net.Listener) error {
-	var bound netip.AddrPort
-	if a, ok := l.Addr().(*net.TCPAddr); ok {
-		bound = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
-	}
-	if err := s.track(l, bound); err != nil {
-		l.Close()
-		return err
-	}
-	return s.accept(l)
-}
-
-func (s *Server) track(l net.Listener, bound netip.AddrPort) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return ErrClosed
-	}
-	s.listeners[l] = bound
-	s.wg.Add(1)
-	return nil
-}
-
-func (s *Server) accept(l net.Listener) error {
+func (s *Server) accept(l net.Listener, group uint16) error {
 	defer s.wg.Done()
 	defer func() {
 		s.mu.Lock()
@@ -127,12 +75,12 @@ func (s *Server) accept(l net.Listener) error {
 			}
 			return err
 		}
-		s.admit(nc)
+		s.admit(nc, group)
 	}
 }
 
 // admit starts a connection, unless there are too many.
-func (s *Server) admit(nc net.Conn) {
+func (s *Server) admit(nc net.Conn, group uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -146,6 +94,7 @@ func (s *Server) admit(nc net.Conn) {
 		}
 	default:
 		c := newConn(s, nc)
+		c.portalGroup = group
 		s.conns[c] = struct{}{}
 		s.logins.Add(1)
 		s.wg.Add(1)

@@ -43,9 +43,8 @@ func (ss *session) see(t *target, grants []mask.Grant) {
 		}
 		n := old[g.LUN]
 		if n == nil || n.entry != e {
-			port := scsi.Port{Name: string(ss.info.Initiator), ISID: ss.info.ISID}
 			n = &nexus{ss: ss, entry: e}
-			n.scsi = e.unit.Attach(port, g.ReadOnly, ss.luns, func() { ss.conn.abort(n.mine, nil) })
+			n.scsi = e.unit.Attach(ss.path(n, g))
 			ss.seen[g.LUN] = e.unit.Identity()
 			changed = true
 		} else {

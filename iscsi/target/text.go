@@ -2,7 +2,6 @@ package target
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -146,23 +145,11 @@ func (c *conn) sendTargets(out []byte, which string) []byte {
 		return pdu.AppendText(out, pdu.Key{Name: "SendTargets", Value: rejected})
 	}
 	slices.Sort(names)
-	portals := []netip.AddrPort{c.local}
-	add := func(p netip.AddrPort) {
-		if p.IsValid() && !p.Addr().IsUnspecified() && !slices.Contains(portals, p) {
-			portals = append(portals, p)
-		}
-	}
-	for _, p := range s.listeners {
-		add(p)
-	}
-	for _, p := range s.opt.Advertise {
-		add(p)
-	}
-	slices.SortFunc(portals[1:], netip.AddrPort.Compare)
+	portals := s.portals(portal{c.local, c.portalGroup})
 	for _, n := range names {
 		out = pdu.AppendText(out, pdu.Key{Name: "TargetName", Value: string(n)})
 		for _, p := range portals {
-			out = pdu.AppendText(out, pdu.Key{Name: "TargetAddress", Value: fmt.Sprintf("%s,1", p)})
+			out = pdu.AppendText(out, pdu.Key{Name: "TargetAddress", Value: fmt.Sprintf("%s,%d", p.addr, p.group)})
 		}
 	}
 	return out
