@@ -28,8 +28,7 @@ func (m *mortal) Put(r journal.Record) error {
 	m.puts++
 	die := m.puts == m.dieAt
 	if die {
-		m.dead = true
-		close(m.died)
+		m.dieLocked()
 	}
 	gone := m.dead && !die
 	m.mu.Unlock()
@@ -43,18 +42,49 @@ func (m *mortal) Put(r journal.Record) error {
 	return err
 }
 
+// dieLocked is the moment of death.
+func (m *mortal) dieLocked() {
+	if !m.dead {
+		m.dead = true
+		close(m.died)
+	}
+}
+
+func (m *mortal) isDead() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dead
+}
+
+// dieHere dies outside the journal.
+func (m *mortal) dieHere() {
+	m.mu.Lock()
+	m.dieLocked()
+	m.mu.Unlock()
+	select {}
+}
+
 // TestKilledAtEveryJournalStep cuts the control plane off at every single
 // write of the journal, on both sides of it. The next one must leave nothing
 // behind: every set is aborted with a reason, or ready with all it promises.
 func TestKilledAtEveryJournalStep(t *testing.T) {
-	puts := countPuts(t)
+	killedAtEveryStep(t, func(t *testing.T) *world { return newMortalWorld(t, online("db"), offline("legacy")) })
+}
+
+// The same where the set spans two arrays that are armed and committed.
+func TestKilledAtEveryJournalStepOfTwoArrays(t *testing.T) {
+	killedAtEveryStep(t, func(t *testing.T) *world { return twoArrays(t, true) })
+}
+
+func killedAtEveryStep(t *testing.T, open func(t *testing.T) *world) {
+	puts := countPuts(t, open(t))
 	if puts < 8 {
 		t.Fatalf("a set writes the journal %d times only: the test cuts nothing", puts)
 	}
 	t.Logf("%d journal writes, each cut before and after", puts)
 	for n := 1; n <= puts; n++ {
 		for _, before := range []bool{true, false} {
-			t.Run(fmt.Sprintf("put %d before=%v", n, before), func(t *testing.T) { killAt(t, n, before) })
+			t.Run(fmt.Sprintf("put %d before=%v", n, before), func(t *testing.T) { killAt(t, open(t), n, before) })
 		}
 	}
 }
@@ -64,8 +94,7 @@ func request() orchestrator.Request {
 }
 
 // countPuts runs a set and its release without dying.
-func countPuts(t *testing.T) int {
-	w := newMortalWorld(t, online("db"), offline("legacy"))
+func countPuts(t *testing.T, w *world) int {
 	m := &mortal{Journal: journal.NewMemory(), died: make(chan struct{})}
 	e := w.engine(m)
 	defer e.Close()
@@ -77,10 +106,14 @@ func countPuts(t *testing.T) int {
 	return m.puts
 }
 
-func killAt(t *testing.T, n int, before bool) {
-	w := newMortalWorld(t, online("db"), offline("legacy"))
+func killAt(t *testing.T, w *world, n int, before bool) {
 	disk := journal.NewMemory()
-	m := &mortal{Journal: disk, dieAt: n, before: before, died: make(chan struct{})}
+	kill(t, w, disk, &mortal{Journal: disk, dieAt: n, before: before, died: make(chan struct{})})
+}
+
+// kill runs a set until its process dies, and checks what the next one makes of
+// it.
+func kill(t *testing.T, w *world, disk journal.Journal, m *mortal) {
 	first := w.engine(m)
 	whole := make(chan struct{})
 	go func() {
@@ -132,8 +165,12 @@ func killAt(t *testing.T, n int, before bool) {
 // checkWhole: a set that is ready after a restart still holds what it says, and
 // can be released.
 func checkWhole(t *testing.T, w *world, e *engine.Engine, set orchestrator.Set) {
-	if got := len(w.array.kept()); got != len(set.Splits) {
-		t.Errorf("a ready set names %d splits; the array has %d", len(set.Splits), got)
+	got := 0
+	for _, a := range w.arrays() {
+		got += len(a.kept())
+	}
+	if got != len(set.Splits) {
+		t.Errorf("a ready set names %d splits; the arrays have %d", len(set.Splits), got)
 	}
 	if set, err := e.Release(t.Context(), set.ID); err != nil || set.State != orchestrator.StateReleased {
 		t.Errorf("release after the restart: %s, %v", set.State, err)

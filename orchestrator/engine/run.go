@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/orchestrator"
 	"github.com/cleave-san/cleave/orchestrator/journal"
 	"github.com/cleave-san/cleave/orchestrator/machine"
@@ -35,7 +36,8 @@ type run struct {
 	changed chan struct{} // closed and replaced when rec changes
 	lease   *time.Timer
 
-	vms []*member // what this attempt works on; the loop's own
+	vms   []*member              // what this attempt works on; the loop's own
+	armed map[*arrays.Array]bool // which arrays of it are ready to commit
 }
 
 func (e *Engine) newRun(rec journal.Record) *run {

@@ -8,16 +8,15 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/orchestrator"
 	"github.com/cleave-san/cleave/orchestrator/journal"
 	"github.com/cleave-san/cleave/orchestrator/writer"
 )
 
-// split pauses the VMs that need it, splits all volumes, and lets the VMs run
-// again, whatever happened. The intent is journaled before the first VM stands
-// still, and nothing is journaled until the last one runs.
+// split arms several arrays, pauses the VMs that need it, splits all volumes, and
+// lets the VMs run again, whatever happened. The intent is journaled before the
+// first array acts, and nothing is journaled until the last VM runs again.
 func (r *run) split(ctx context.Context) error {
 	var hs []journal.Holding
 	for _, g := range r.byArray() {
@@ -26,7 +25,10 @@ func (r *run) split(ctx context.Context) error {
 	if err := r.hold(hs...); err != nil {
 		return err
 	}
-	err := r.splitWhilePaused(ctx)
+	err := r.arm(ctx)
+	if err == nil {
+		err = r.splitWhilePaused(ctx)
+	}
 	if err == nil {
 		err = r.step(ctx, "check states", "", r.checkStates)
 	}
@@ -110,44 +112,6 @@ func (r *run) resumeAll(ctx context.Context, pauses map[*member]writer.Pause, li
 	}
 	wg.Wait()
 	return errors.Join(errs...)
-}
-
-// splitAll splits each array's volumes as one group, all arrays at once.
-func (r *run) splitAll(ctx context.Context) error {
-	var (
-		mu   sync.Mutex
-		errs []error
-		wg   sync.WaitGroup
-	)
-	for _, g := range r.byArray() {
-		wg.Go(func() {
-			snaps, err := splitGroup(ctx, g, r.tag())
-			mu.Lock()
-			defer mu.Unlock()
-			if err == nil {
-				err = r.assign(g, snaps)
-			}
-			errs = append(errs, err)
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
-// splitGroup splits, and where no answer came asks the array what it did.
-func splitGroup(ctx context.Context, g group, tag driver.Tag) ([]driver.Snapshot, error) {
-	snaps, err := g.array.Split(ctx, tag, g.volumes)
-	if arrays.KindOf(err) != driver.OutcomeUnknown {
-		return snaps, err
-	}
-	found, lerr := g.array.Lookup(ctx, tag)
-	switch {
-	case lerr != nil:
-		return nil, errors.Join(err, lerr)
-	case len(found) == 0:
-		return nil, err
-	}
-	return found, nil
 }
 
 // assign gives each disk its split. Every volume has exactly one, with an

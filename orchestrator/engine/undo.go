@@ -144,11 +144,15 @@ func (r *run) undoGuest(ctx context.Context, h journal.Holding) error {
 
 // undoSplit puts the set's splits back under their volumes, or deletes them
 // where that was asked or the array can't. What the array holds under the tag
-// is asked of the array: the reply to the split may have been lost.
+// is asked of the array: the reply to the split may have been lost. What is
+// armed under it is aborted first.
 func (r *run) undoSplit(ctx context.Context, h journal.Holding) error {
 	a := r.e.array(h.Array)
 	if a == nil {
 		return wrap(h, errArrayGone)
+	}
+	if err := disarm(ctx, a, driver.Tag(h.Tag)); err != nil {
+		return wrap(h, err)
 	}
 	snaps, err := a.Lookup(ctx, driver.Tag(h.Tag))
 	if err != nil {

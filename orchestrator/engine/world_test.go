@@ -28,6 +28,8 @@ type world struct {
 	t      *testing.T
 	writer *writertest.Fake
 	array  *fakeArray
+	second *fakeArray // nil: there is one array only
+	armers bool       // arrays can arm
 	views  *fakeViews
 	luns   *fakeLUNs
 	tracer trace.Tracer // nil: none
@@ -44,7 +46,7 @@ func newWorld(t *testing.T, vms ...orchestrator.VM) *world {
 // stay where they were.
 func newMortalWorld(t *testing.T, vms ...orchestrator.VM) *world {
 	w := &world{t: t, writer: writertest.NewFake("fake", vms...), views: &fakeViews{up: map[string]bool{}}, luns: &fakeLUNs{up: map[string]engine.Publication{}}}
-	w.array = &fakeArray{t: t, volumes: map[driver.VolumeID]driver.Volume{}, exposed: map[driver.SnapshotID]driver.ExposeOptions{}}
+	w.array = newFakeArray(t)
 	for _, vm := range vms {
 		for _, d := range vm.Disks {
 			id := driver.VolumeID("vol-" + vm.Name + "-" + d.Device)
@@ -52,6 +54,28 @@ func newMortalWorld(t *testing.T, vms ...orchestrator.VM) *world {
 		}
 	}
 	return w
+}
+
+// twoArrays makes a mortal world in which the volumes of all VMs but the first
+// lie on another array.
+func twoArrays(t *testing.T, armers bool) *world {
+	first, other := online("db"), offline("legacy")
+	w := newMortalWorld(t, first, other)
+	w.armers, w.second = armers, newFakeArray(t)
+	for id, v := range w.array.volumes {
+		if id != "vol-db-vda" {
+			w.second.volumes[id] = v
+			delete(w.array.volumes, id)
+		}
+	}
+	return w
+}
+
+func (w *world) arrays() []*fakeArray {
+	if w.second == nil {
+		return []*fakeArray{w.array}
+	}
+	return []*fakeArray{w.array, w.second}
 }
 
 // online is a VM whose guest can do everything; offline one without an agent.
@@ -74,8 +98,16 @@ func offline(name string) orchestrator.VM {
 }
 
 func (w *world) engine(j journal.Journal) *engine.Engine {
+	var all []*arrays.Array
+	for i, a := range w.arrays() {
+		var d driver.Driver = a
+		if w.armers {
+			d = armer{a}
+		}
+		all = append(all, arrays.New(string(rune('a'+i)), d, arrays.Options{Tracer: w.tracer}))
+	}
 	e, err := engine.New(engine.Config{
-		Journal: j, Writers: []writerI{w.writer}, Arrays: []*arrays.Array{arrays.New("a", w.array, arrays.Options{Tracer: w.tracer})},
+		Journal: j, Writers: []writerI{w.writer}, Arrays: all,
 		Publisher: w.luns, Recoverer: w.views, Tracer: w.tracer, UndoRetry: time.Millisecond,
 	})
 	if err != nil {
@@ -87,14 +119,19 @@ func (w *world) engine(j journal.Journal) *engine.Engine {
 // left says what exists that a finished set would not leave.
 func (w *world) left() []string {
 	out := w.writer.Left()
-	for _, s := range w.array.kept() {
-		out = append(out, "split "+string(s.ID))
+	for _, a := range w.arrays() {
+		for _, s := range a.kept() {
+			out = append(out, "split "+string(s.ID))
+		}
+		a.mu.Lock()
+		for id := range a.exposed {
+			out = append(out, "exposed split "+string(id))
+		}
+		for tag := range a.armed {
+			out = append(out, "armed "+string(tag))
+		}
+		a.mu.Unlock()
 	}
-	w.array.mu.Lock()
-	for id := range w.array.exposed {
-		out = append(out, "exposed split "+string(id))
-	}
-	w.array.mu.Unlock()
 	w.views.mu.Lock()
 	for n := range w.views.up {
 		out = append(out, "view "+n)
@@ -114,133 +151,6 @@ func (w *world) wantNothingLeft() {
 	if l := w.left(); len(l) > 0 {
 		w.t.Errorf("left behind: %q", l)
 	}
-}
-
-// fakeArray keeps splits in memory; rules say what goes wrong.
-type fakeArray struct {
-	t  *testing.T
-	mu sync.Mutex
-
-	volumes map[driver.VolumeID]driver.Volume
-	snaps   []driver.Snapshot
-	exposed map[driver.SnapshotID]driver.ExposeOptions
-	splits  int // calls that came in
-
-	onSplit   func() // runs as the call comes in
-	loseReply bool   // the split is made and the answer lost
-	refuse    error  // the split is not made
-	stuck     int    // so many deletes and resyncs fail first
-}
-
-func (a *fakeArray) Resolve(_ context.Context, d driver.Disk) (driver.Volume, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	v, ok := a.volumes[driver.VolumeID(d.Path)]
-	if !ok {
-		return v, driver.Errorf(driver.NotMine, "no volume %q", d.Path)
-	}
-	return v, nil
-}
-
-func (a *fakeArray) Prepare(context.Context, []driver.VolumeID, driver.PrepareOptions) error {
-	return nil
-}
-
-func (a *fakeArray) Split(ctx context.Context, tag driver.Tag, v driver.VolumeID) (driver.Snapshot, error) {
-	s, err := a.SplitGroup(ctx, tag, []driver.VolumeID{v})
-	if err != nil {
-		return driver.Snapshot{}, err
-	}
-	return s[0], nil
-}
-
-func (a *fakeArray) SplitGroup(_ context.Context, tag driver.Tag, vs []driver.VolumeID) ([]driver.Snapshot, error) {
-	if a.onSplit != nil {
-		a.onSplit()
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.splits++
-	if a.refuse != nil {
-		return nil, a.refuse
-	}
-	var out []driver.Snapshot
-	for _, v := range vs {
-		i := slices.IndexFunc(a.snaps, func(s driver.Snapshot) bool { return s.Tag == tag && s.Volume == v })
-		if i < 0 {
-			i = len(a.snaps)
-			a.snaps = append(a.snaps, driver.Snapshot{
-				ID: driver.SnapshotID(fmt.Sprintf("%s-of-%s", tag, v)), Tag: tag, Volume: v, Size: a.volumes[v].Size,
-				Identity: lun.NewIdentity(), Method: driver.MirrorSplit, State: driver.Split, Group: string(tag), At: time.Now(),
-			})
-		}
-		out = append(out, a.snaps[i])
-	}
-	if a.loseReply {
-		return nil, driver.Errorf(driver.OutcomeUnknown, "the connection was cut")
-	}
-	return out, nil
-}
-
-func (a *fakeArray) Lookup(_ context.Context, tag driver.Tag) ([]driver.Snapshot, error) {
-	var out []driver.Snapshot
-	for _, s := range a.kept() {
-		if s.Tag == tag {
-			out = append(out, s)
-		}
-	}
-	return out, nil
-}
-
-func (a *fakeArray) kept() []driver.Snapshot {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Clone(a.snaps)
-}
-
-func (a *fakeArray) Delete(_ context.Context, id driver.SnapshotID) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.stuck > 0 {
-		a.stuck--
-		return driver.Errorf(driver.Unreachable, "the array does not answer")
-	}
-	if _, is := a.exposed[id]; is {
-		return driver.Errorf(driver.Busy, "split %q is exposed", id)
-	}
-	a.snaps = slices.DeleteFunc(a.snaps, func(s driver.Snapshot) bool { return s.ID == id })
-	return nil
-}
-
-func (a *fakeArray) Resync(ctx context.Context, id driver.SnapshotID) error { return a.Delete(ctx, id) }
-
-func (a *fakeArray) Kind(err error) driver.Kind {
-	var e *driver.Error
-	if errors.As(err, &e) {
-		return e.Kind
-	}
-	return driver.Unknown
-}
-
-func (a *fakeArray) Open(_ context.Context, id driver.SnapshotID) (lun.Device, error) {
-	if !slices.ContainsFunc(a.kept(), func(s driver.Snapshot) bool { return s.ID == id }) {
-		return nil, driver.Errorf(driver.NotFound, "no split %q", id)
-	}
-	return blank{}, nil
-}
-
-func (a *fakeArray) Expose(_ context.Context, id driver.SnapshotID, o driver.ExposeOptions) (driver.Path, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.exposed[id] = o
-	return driver.Path{Portals: []string{"127.0.0.1:3260"}, IQN: "iqn.2026-01.org.example:a", LUN: 7}, nil
-}
-
-func (a *fakeArray) Unexpose(_ context.Context, id driver.SnapshotID) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.exposed, id)
-	return nil
 }
 
 // blank is a device that nobody reads: the fakes of recovery only pass it on.

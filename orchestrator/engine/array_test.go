@@ -1,0 +1,207 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/lun"
+)
+
+// fakeArray keeps splits in memory; rules say what goes wrong.
+type fakeArray struct {
+	t  *testing.T
+	mu sync.Mutex
+
+	volumes map[driver.VolumeID]driver.Volume
+	snaps   []driver.Snapshot
+	exposed map[driver.SnapshotID]driver.ExposeOptions
+	armed   map[driver.Tag][]driver.VolumeID
+	splits  int // calls that came in
+
+	onSplit    func()          // runs as the call comes in
+	on         func(op string) // runs before and after Arm, Commit and Abort act
+	refuseArm  error
+	callerDead func() bool // nil: never
+	loseReply  bool        // the split is made and the answer lost
+	refuse     error       // the split is not made
+	stuck      int         // so many deletes and resyncs fail first
+}
+
+func newFakeArray(t *testing.T) *fakeArray {
+	return &fakeArray{
+		t: t, volumes: map[driver.VolumeID]driver.Volume{}, exposed: map[driver.SnapshotID]driver.ExposeOptions{},
+		armed: map[driver.Tag][]driver.VolumeID{}, on: func(string) {},
+	}
+}
+
+func (a *fakeArray) Resolve(_ context.Context, d driver.Disk) (driver.Volume, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v, ok := a.volumes[driver.VolumeID(d.Path)]
+	if !ok {
+		return v, driver.Errorf(driver.NotMine, "no volume %q", d.Path)
+	}
+	return v, nil
+}
+
+func (a *fakeArray) Prepare(context.Context, []driver.VolumeID, driver.PrepareOptions) error {
+	return nil
+}
+
+func (a *fakeArray) Split(ctx context.Context, tag driver.Tag, v driver.VolumeID) (driver.Snapshot, error) {
+	s, err := a.SplitGroup(ctx, tag, []driver.VolumeID{v})
+	if err != nil {
+		return driver.Snapshot{}, err
+	}
+	return s[0], nil
+}
+
+func (a *fakeArray) SplitGroup(_ context.Context, tag driver.Tag, vs []driver.VolumeID) ([]driver.Snapshot, error) {
+	if a.onSplit != nil {
+		a.onSplit()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.splitLocked(tag, vs)
+}
+
+func (a *fakeArray) splitLocked(tag driver.Tag, vs []driver.VolumeID) ([]driver.Snapshot, error) {
+	a.splits++
+	if a.refuse != nil {
+		return nil, a.refuse
+	}
+	var out []driver.Snapshot
+	for _, v := range vs {
+		i := slices.IndexFunc(a.snaps, func(s driver.Snapshot) bool { return s.Tag == tag && s.Volume == v })
+		if i < 0 {
+			i = len(a.snaps)
+			a.snaps = append(a.snaps, driver.Snapshot{
+				ID: driver.SnapshotID(fmt.Sprintf("%s-of-%s", tag, v)), Tag: tag, Volume: v, Size: a.volumes[v].Size,
+				Identity: lun.NewIdentity(), Method: driver.MirrorSplit, State: driver.Split, Group: string(tag), At: time.Now(),
+			})
+		}
+		out = append(out, a.snaps[i])
+	}
+	if a.loseReply {
+		return nil, driver.Errorf(driver.OutcomeUnknown, "the connection was cut")
+	}
+	return out, nil
+}
+
+func (a *fakeArray) Lookup(_ context.Context, tag driver.Tag) ([]driver.Snapshot, error) {
+	var out []driver.Snapshot
+	for _, s := range a.kept() {
+		if s.Tag == tag {
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
+func (a *fakeArray) kept() []driver.Snapshot {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.snaps)
+}
+
+func (a *fakeArray) Delete(_ context.Context, id driver.SnapshotID) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stuck > 0 {
+		a.stuck--
+		return driver.Errorf(driver.Unreachable, "the array does not answer")
+	}
+	if _, is := a.exposed[id]; is {
+		return driver.Errorf(driver.Busy, "split %q is exposed", id)
+	}
+	a.snaps = slices.DeleteFunc(a.snaps, func(s driver.Snapshot) bool { return s.ID == id })
+	return nil
+}
+
+func (a *fakeArray) Resync(ctx context.Context, id driver.SnapshotID) error { return a.Delete(ctx, id) }
+
+func (a *fakeArray) Kind(err error) driver.Kind {
+	var e *driver.Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return driver.Unknown
+}
+
+func (a *fakeArray) Open(_ context.Context, id driver.SnapshotID) (lun.Device, error) {
+	if !slices.ContainsFunc(a.kept(), func(s driver.Snapshot) bool { return s.ID == id }) {
+		return nil, driver.Errorf(driver.NotFound, "no split %q", id)
+	}
+	return blank{}, nil
+}
+
+func (a *fakeArray) Expose(_ context.Context, id driver.SnapshotID, o driver.ExposeOptions) (driver.Path, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.exposed[id] = o
+	return driver.Path{Portals: []string{"127.0.0.1:3260"}, IQN: "iqn.2026-01.org.example:a", LUN: 7}, nil
+}
+
+func (a *fakeArray) Unexpose(_ context.Context, id driver.SnapshotID) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.exposed, id)
+	return nil
+}
+
+// armer is a fakeArray that splits in two steps.
+type armer struct{ *fakeArray }
+
+func (a armer) Arm(_ context.Context, tag driver.Tag, vs []driver.VolumeID, _ time.Duration) error {
+	a.on("before arm")
+	defer a.on("after arm")
+	a.lockFor()
+	defer a.mu.Unlock()
+	if a.refuseArm != nil {
+		return a.refuseArm
+	}
+	a.fakeArray.armed[tag] = vs
+	return nil
+}
+
+func (a armer) Commit(_ context.Context, tag driver.Tag) ([]driver.Snapshot, error) {
+	a.on("before commit")
+	defer a.on("after commit")
+	if a.onSplit != nil {
+		a.onSplit()
+	}
+	a.lockFor()
+	defer a.mu.Unlock()
+	vs := a.fakeArray.armed[tag]
+	delete(a.fakeArray.armed, tag)
+	if vs == nil {
+		return nil, driver.Errorf(driver.NotArmed, "tag %q is not armed", tag)
+	}
+	return a.splitLocked(tag, vs)
+}
+
+// lockFor locks the array for a caller that is not dead: a call of one that is
+// never came.
+func (a armer) lockFor() {
+	a.mu.Lock()
+	if a.callerDead != nil && a.callerDead() {
+		a.mu.Unlock()
+		select {}
+	}
+}
+
+func (a armer) Abort(_ context.Context, tag driver.Tag) error {
+	if ss, _ := a.Lookup(context.Background(), tag); len(ss) > 0 {
+		return driver.Errorf(driver.InvalidRequest, "tag %q is split", tag)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.fakeArray.armed, tag)
+	return nil
+}
