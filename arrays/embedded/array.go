@@ -74,6 +74,9 @@ func Open(ctx context.Context, o Options) (_ *Array, err error) {
 	if o.LogIdle <= 0 {
 		o.LogIdle = 5 * time.Second
 	}
+	if o.HoldLimit <= 0 {
+		o.HoldLimit = 5 * time.Second
+	}
 	a := &Array{
 		o: o, fs: o.FS,
 		store:   store{fs: o.FS, path: filepath.Join(o.StateDir, "catalogue.json")},

@@ -56,6 +56,8 @@ type volumeRecord struct {
 	Epochs     []uint64  `json:"epochs,omitempty"`
 	NextEpoch  uint64    `json:"nextEpoch"`
 	Unmirrored time.Time `json:"unmirrored,omitzero"`
+	// Policy says what splits are made of.
+	Policy SnapshotPolicy `json:"policy,omitempty"`
 }
 
 // mirrorState is what a mirror is to its volume.
@@ -97,6 +99,9 @@ type snapshotRecord struct {
 	// For is the snapshot that a revert or reversal used up when it made this
 	// one of what the volume held, so that a repeated call is known.
 	For lun.Identity `json:"for,omitzero"`
+	// Clone says that Mirror was never the volume's: its file was made as a
+	// clone of a mirror's, and has no place to go back to.
+	Clone bool `json:"clone,omitempty"`
 }
 
 type pendingRecord struct {
@@ -110,6 +115,9 @@ type pendingMember struct {
 	Mirror   lun.Identity `json:"mirror"`
 	Snapshot lun.Identity `json:"snapshot"`
 	Epoch    uint64       `json:"epoch"`
+	// Clone says that Mirror is only cloned. The clone's file is in the trash
+	// until the split is certain.
+	Clone bool `json:"clone,omitempty"`
 }
 
 type consentRecord struct {
@@ -219,6 +227,9 @@ func (c *catalog) check() error {
 		}
 		if !slices.IsSorted(v.Epochs) || len(v.Epochs) > 0 && v.Epochs[len(v.Epochs)-1] >= v.NextEpoch {
 			return fmt.Errorf("volume %s: epochs out of order", v.ID)
+		}
+		if err := v.Policy.check(); err != nil {
+			return fmt.Errorf("volume %s: %w", v.ID, err)
 		}
 		for j := range v.Mirrors {
 			if err := mirror(&v.Mirrors[j]); err != nil {

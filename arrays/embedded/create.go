@@ -18,14 +18,14 @@ func (a *Array) CreateVolume(ctx context.Context, o CreateVolume) (VolumeInfo, e
 	}
 	if v, err := a.find(driver.VolumeID(o.Name)); err == nil {
 		info, err := a.VolumeInfo(driver.VolumeID(v.id.String()))
-		if err == nil && (info.Size != o.Size || info.Wanted != len(o.Pools)) {
-			err = driver.Errorf(driver.InvalidRequest, "volume %q is there already, with %d bytes and %d mirrors", o.Name, info.Size, info.Wanted)
+		if err == nil && (info.Size != o.Size || info.Wanted != len(o.Pools) || info.Policy != o.Snapshots.orDefault()) {
+			err = driver.Errorf(driver.InvalidRequest, "volume %q is there already, with %d bytes, %d mirrors and snapshots by %s", o.Name, info.Size, info.Wanted, info.Policy)
 		}
 		return info, err
 	} else if kindOf(err) != driver.NotFound {
 		return VolumeInfo{}, err
 	}
-	r := volumeRecord{ID: lun.NewIdentity(), Name: o.Name, Size: o.Size, Created: a.o.Now().UTC(), Want: slices.Clone(o.Pools)}
+	r := volumeRecord{ID: lun.NewIdentity(), Name: o.Name, Size: o.Size, Created: a.o.Now().UTC(), Want: slices.Clone(o.Pools), Policy: o.Snapshots.orDefault()}
 	for _, pool := range o.Pools {
 		if err := a.checkRoom(pool); err != nil {
 			return VolumeInfo{}, fmt.Errorf("volume %q: %w", o.Name, err)
@@ -60,6 +60,13 @@ func (a *Array) checkCreate(o *CreateVolume) error {
 		if err := a.checkPool(p); err != nil {
 			return fmt.Errorf("volume %q: %w", o.Name, err)
 		}
+	}
+	err := o.Snapshots.check()
+	if err == nil && o.Snapshots == ByReflink {
+		err = a.anyClones(o.Pools)
+	}
+	if err != nil {
+		return fmt.Errorf("volume %q: %w", o.Name, err)
 	}
 	return nil
 }

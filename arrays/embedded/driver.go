@@ -93,7 +93,7 @@ func (a *Array) Prepare(ctx context.Context, refs []driver.VolumeID, o driver.Pr
 		if err := a.WaitInSync(ctx, driver.VolumeID(v.id.String())); err != nil {
 			return err
 		}
-		if _, err := v.choose(a.store.read(), o.Tag); err != nil && !a.hasSplit(o.Tag, v) {
+		if _, _, err := v.source(a.store.read(), o.Tag); err != nil && !a.hasSplit(o.Tag, v) {
 			return err
 		}
 	}
@@ -116,6 +116,10 @@ func (v *volume) expect(o driver.PrepareOptions) error {
 	}
 	if v.a.hasSplit(o.Tag, v) {
 		return nil
+	}
+	policy := r.Policy.orDefault()
+	if policy == ByReflink || policy == AutoSnapshot && v.expectClone(c) == nil {
+		return v.expectClone(c)
 	}
 	coming := len(v.missing(c))
 	for _, m := range r.Mirrors {
@@ -149,7 +153,7 @@ func (v *volume) missing(c *catalog) []string {
 		have(m.Pool)
 	}
 	for _, s := range c.Snapshots {
-		if s.Volume == v.id {
+		if s.Volume == v.id && !s.Clone {
 			have(s.Mirror.Pool)
 		}
 	}

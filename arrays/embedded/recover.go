@@ -95,7 +95,7 @@ func (a *Array) undoPending(cat *catalog) {
 	for _, p := range cat.Pending {
 		for _, m := range p.Members {
 			mr := cat.volume(m.Volume).mirror(m.Mirror)
-			if mr.State == inSync {
+			if mr.State == inSync && !m.Clone {
 				mr.State = filling
 			}
 		}

@@ -27,6 +27,9 @@ func (a *Array) Resync(ctx context.Context, id driver.SnapshotID) error {
 		}
 		return err
 	}
+	if s.clone {
+		return driver.Errorf(driver.NotSupported, "snapshot %s is a reflink, not a mirror that could go back: delete it", id)
+	}
 	a.mu.Lock()
 	v := a.volumes[s.volume]
 	a.mu.Unlock()

@@ -25,8 +25,9 @@ const (
 // set is a device made of raw files that are kept equal: a volume's mirrors,
 // or the one file of a split that is written to. It is the write path.
 //
-// Locks, in the order in which they are taken: state, admit. An operation
-// takes admit only to join the current epoch, and holds it for no I/O.
+// Locks, in the order in which they are taken: a range of order, state, admit.
+// An operation takes admit only to join the current epoch, and holds it for no
+// I/O.
 type set struct {
 	label string // for messages: `volume "db"`
 	size  atomic.Int64
@@ -147,11 +148,13 @@ func (s *set) do(k opKind, p []byte, off, n int64) error {
 	defer s.log.end(off, n)
 	o := ops.Get().(*op)
 	o.kind, o.p, o.off, o.n = k, p, off, n
-	o.e = s.enter()
+	// Admitted when its turn has come: whoever holds the range of an operation
+	// keeps it out of the epoch.
 	s.order.lock(&o.span, off, n)
+	o.e = s.enter()
 	err := s.apply(o)
-	s.order.unlock(&o.span)
 	o.e.leave()
+	s.order.unlock(&o.span)
 	o.e, o.p = nil, nil
 	ops.Put(o)
 	return err

@@ -20,6 +20,7 @@ type snapshot struct {
 	id     lun.Identity
 	volume lun.Identity
 	mirror mirrorRecord
+	clone  bool // of a mirror, not one that was split off
 	size   int64
 
 	mu      sync.Mutex
@@ -37,7 +38,7 @@ type snapshot struct {
 
 func newSnapshot(a *Array, r *snapshotRecord, p *plex) *snapshot {
 	s := &snapshot{
-		a: a, id: r.ID, volume: r.Volume, mirror: r.Mirror, size: r.Size,
+		a: a, id: r.ID, volume: r.Volume, mirror: r.Mirror, clone: r.Clone, size: r.Size,
 		p: p, users: map[any]string{},
 	}
 	s.skewed.Store(r.Skewed)
@@ -59,7 +60,10 @@ func (a *Array) bringUpSnapshot(r *snapshotRecord) (*snapshot, error) {
 }
 
 func (a *Array) describe(r *snapshotRecord) driver.Snapshot {
-	st := driver.Split
+	st, method := driver.Split, driver.MirrorSplit
+	if r.Clone {
+		method = driver.ArraySnapshot
+	}
 	if r.Skewed {
 		st = driver.Skewed
 	}
@@ -70,7 +74,7 @@ func (a *Array) describe(r *snapshotRecord) driver.Snapshot {
 	a.mu.Unlock()
 	return driver.Snapshot{
 		ID: driver.SnapshotID(r.ID.String()), Tag: r.Tag, Volume: driver.VolumeID(r.Volume.String()),
-		Size: r.Size, Identity: r.ID, NAA: r.ID.NAAString(), Method: driver.MirrorSplit,
+		Size: r.Size, Identity: r.ID, NAA: r.ID.NAAString(), Method: method,
 		State: st, Group: r.Group, At: r.At, Held: r.Held,
 	}
 }
@@ -126,7 +130,7 @@ func (a *Array) Snapshots() []SnapshotInfo {
 			info.UsedBy = slices.Sorted(maps.Values(s.users))
 			s.mu.Unlock()
 		}
-		if rv := c.volume(r.Volume); s != nil && v != nil && rv != nil {
+		if rv := c.volume(r.Volume); s != nil && v != nil && rv != nil && !r.Clone {
 			info.UnmirroredSince = rv.Unmirrored
 			if own, err := s.written(); err == nil {
 				info.ResyncBytes = v.changedSince(r.Epoch, own)

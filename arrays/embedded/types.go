@@ -32,6 +32,10 @@ type Options struct {
 	// LogIdle is after which time without a write a region's mark is cleared.
 	// Default: 5 s.
 	LogIdle time.Duration
+	// HoldLimit bounds for how long a snapshot by reflink may hold writes: when
+	// it has passed they go on, and the split fails. Splits of mirrors never
+	// come near it. Default: 5 s.
+	HoldLimit time.Duration
 	// ResyncRate limits the copying to mirrors in all volumes together, in
 	// bytes per second. 0 is no limit.
 	ResyncRate int64
@@ -52,6 +56,8 @@ type CreateVolume struct {
 	// Pools has the name of one pool for each mirror. Two mirrors in one pool
 	// are allowed, but no protection against the loss of a disk.
 	Pools []string
+	// Snapshots says what splits of it are made of. Default: ByMirror.
+	Snapshots SnapshotPolicy
 }
 
 // VolumeInfo describes a volume at one moment.
@@ -62,6 +68,8 @@ type VolumeInfo struct {
 	Replicas []MirrorInfo `json:"replicas"`
 	// Wanted is how many mirrors it should have, those split off included.
 	Wanted int `json:"wanted"`
+	// Policy says what splits of it are made of.
+	Policy SnapshotPolicy `json:"policy"`
 	// Snapshots are split off and not yet back.
 	Snapshots []driver.SnapshotID `json:"snapshots,omitempty"`
 	// UnmirroredSince is set while fewer than two mirrors are in sync.

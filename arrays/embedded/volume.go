@@ -305,6 +305,7 @@ func (v *volume) info(c *catalog, now time.Time) (VolumeInfo, bool) {
 			State: driver.Synchronized,
 		},
 		Created: r.Created, Wanted: len(r.Want), UnmirroredSince: r.Unmirrored,
+		Policy:     r.Policy.orDefault(),
 		Recovering: v.recovering.Load(),
 	}
 	e := v.enter()
