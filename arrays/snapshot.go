@@ -21,12 +21,16 @@ func (a *Array) Delete(ctx context.Context, s driver.SnapshotID) error {
 }
 
 // GiveBack ends a snapshot in the way that costs its volume least: by a resync
-// where the provider has it, else by deletion.
+// where the provider has it for this one, else by deletion. What is not there is
+// success.
 func (a *Array) GiveBack(ctx context.Context, s driver.SnapshotID) error {
-	if a.resyncer == nil {
-		return a.Delete(ctx, s)
+	if a.resyncer != nil {
+		err := a.Resync(ctx, s)
+		if k := KindOf(err); k != driver.NotSupported && k != driver.NotFound {
+			return err
+		}
 	}
-	return a.Resync(ctx, s)
+	return a.Delete(ctx, s)
 }
 
 // Resync puts a split mirror back under its volume.

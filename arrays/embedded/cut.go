@@ -19,6 +19,7 @@ type cut struct {
 	dirty *mapFile // of the epoch that begins
 	snap  lun.Identity
 	old   *epoch
+	clone *clone // nil where p comes off
 }
 
 // cuts are the parts of one split, in the order in which its volumes were asked
@@ -36,21 +37,25 @@ func (a *Array) arm(tag driver.Tag, vols []*volume) (*cuts, error) {
 	s := &cuts{tag: tag, group: lun.NewIdentity().String()}
 	pending := pendingRecord{Tag: tag, Group: s.group}
 	for _, v := range vols {
-		p, err := v.choose(c, tag)
+		p, byClone, err := v.source(c, tag)
 		if err != nil {
 			return nil, err
 		}
 		k := &cut{v: v, p: p, epoch: c.volume(v.id).NextEpoch, snap: lun.NewIdentity()}
+		if byClone {
+			k.clone = &clone{mirrorRecord: newMirror(v.name, p.pool, inSync)}
+		}
 		s.parts = append(s.parts, k)
-		pending.Members = append(pending.Members, pendingMember{Volume: v.id, Mirror: p.id, Snapshot: k.snap, Epoch: k.epoch})
+		pending.Members = append(pending.Members, pendingMember{Volume: v.id, Mirror: p.id, Snapshot: k.snap, Epoch: k.epoch, Clone: byClone})
 	}
-	err := s.each((*cut).makeReady)
+	err := each(s.parts, (*cut).makeReady)
 	if err == nil {
 		err = a.fs.SyncDir(a.maps)
 	}
 	if err == nil {
 		err = a.store.update(func(c *catalog) error {
 			c.Pending = append(c.Pending, pending)
+			c.Trash = append(c.Trash, s.cloneFiles()...)
 			for _, k := range s.parts {
 				if r := c.volume(k.v.id); r.NextEpoch <= k.epoch {
 					r.NextEpoch = k.epoch + 1
@@ -63,22 +68,34 @@ func (a *Array) arm(tag driver.Tag, vols []*volume) (*cuts, error) {
 		s.scrap()
 		return nil, err
 	}
+	if err := s.makeClones(a); err != nil {
+		return nil, errors.Join(err, a.disarm(s))
+	}
 	return s, nil
 }
 
-// makeReady syncs the mirror that comes off, so that little is left to sync
-// after the instant, and makes the bitmap of the epoch to come.
+// makeReady syncs the mirror that comes off or is cloned, so that little is
+// left to sync at the instant and after it, and makes the bitmap of the epoch
+// to come.
 func (k *cut) makeReady() (err error) {
-	if err = k.p.f.Sync(); err != nil {
-		k.v.state.Lock()
-		if inEpoch(k.v.cur, k.p) {
-			err = errors.Join(err, k.v.drop(k.p, err))
-		}
-		k.v.state.Unlock()
-		return driver.Errorf(driver.NotSynchronized, "%s: syncing mirror %s before its split: %w", k.v.label, k.p.id, err)
+	if err = k.flush(); err != nil {
+		return err
 	}
 	k.dirty, err = createMap(k.v.a.fs, k.v.a.mapPath(k.v.epochName(k.epoch)), k.v.size.Load(), regionSize)
 	return err
+}
+
+func (k *cut) flush() error {
+	err := k.p.f.Sync()
+	if err == nil {
+		return nil
+	}
+	k.v.state.Lock()
+	if inEpoch(k.v.cur, k.p) {
+		err = errors.Join(err, k.v.drop(k.p, err))
+	}
+	k.v.state.Unlock()
+	return driver.Errorf(driver.NotSynchronized, "%s: syncing mirror %s before its split: %w", k.v.label, k.p.id, err)
 }
 
 // scrap removes what makeReady made.
@@ -99,15 +116,24 @@ func (a *Array) disarm(s *cuts) error {
 		return nil
 	})
 	s.scrap()
+	s.dropClones(a)
 	return err
 }
 
 // commit splits what is armed. After an error nothing is split, and nothing is
 // armed any more, unless the catalogue could not be written.
 func (a *Array) commit(s *cuts) ([]driver.Snapshot, error) {
-	at, held, err := s.instant(a.store.read())
+	for _, k := range s.parts {
+		k.v.log.hold()
+	}
+	var at time.Time
+	var held time.Duration
+	err := s.atRest(a.o.HoldLimit, func() (err error) {
+		at, held, err = s.instant(a.store.read())
+		return err
+	})
 	if err == nil {
-		err = s.each((*cut).settle)
+		err = each(s.parts, (*cut).settle)
 	}
 	if err == nil {
 		err = a.certain(s, at, held)
@@ -123,11 +149,11 @@ func (a *Array) commit(s *cuts) ([]driver.Snapshot, error) {
 		k.v.setEpoch(k.epoch, k.dirty)
 		r := c.snapshot(k.snap)
 		snaps[i] = a.describe(r)
-		n := newSnapshot(a, r, k.p)
+		n := newSnapshot(a, r, k.plex())
 		a.mu.Lock()
 		a.snaps[k.snap] = n
 		a.mu.Unlock()
-		if left := k.v.mirrorsInSync(); left < 2 {
+		if left := k.v.mirrorsInSync(); left < 2 && k.clone == nil {
 			a.event(Unmirrored, k.v, lun.Identity{}, "%s has one mirror until snapshot %s of tag %q is resynced", k.v.label, k.snap, s.tag)
 		}
 		k.v.notify()
@@ -144,18 +170,19 @@ func (a *Array) commit(s *cuts) ([]driver.Snapshot, error) {
 func (s *cuts) instant(c *catalog) (at time.Time, held time.Duration, err error) {
 	next := make([]epoch0, len(s.parts))
 	for i, k := range s.parts {
-		k.v.log.hold()
 		k.v.state.Lock()
 		defer k.v.state.Unlock()
 		next[i] = k.v.cur.parts()
+		next[i].dirty = k.dirty
 		switch n := len(next[i].insync); {
-		case !slices.Contains(next[i].insync, k.p) || n < 2:
+		case !slices.Contains(next[i].insync, k.p) || n < 2 && k.clone == nil:
 			err = driver.Errorf(driver.NotSynchronized, "%s lost a mirror just before the split", k.v.label)
+		case k.clone != nil:
+			continue
 		case n == 2 && !c.consents(s.tag, k.v.id):
 			err = k.v.needsConsent()
 		}
 		next[i].insync = without(next[i].insync, k.p)
-		next[i].dirty = k.dirty
 	}
 	if err != nil {
 		return at, 0, err
@@ -185,12 +212,12 @@ func (s *cuts) instant(c *catalog) (at time.Time, held time.Duration, err error)
 // settle waits until everything that the snapshot holds is stable.
 func (k *cut) settle() error {
 	<-k.old.idle
-	err := k.p.failed()
+	err := k.plex().failed()
 	if err == nil {
-		err = k.p.f.Sync()
+		err = k.plex().f.Sync()
 	}
 	if err != nil {
-		return fmt.Errorf("mirror %s of %s, being split off: %w", k.p.id, k.v.label, err)
+		return fmt.Errorf("mirror %s of %s, being split off: %w", k.p.id, k.v.label, noSpace(err))
 	}
 	if k.old.dirty != nil {
 		return k.old.dirty.flush()
@@ -206,16 +233,22 @@ func (a *Array) certain(s *cuts, at time.Time, held time.Duration) error {
 		c.dropPending(s.group)
 		for _, k := range s.parts {
 			r := c.volume(k.v.id)
-			m := r.mirror(k.p.id)
-			c.Snapshots = append(c.Snapshots, snapshotRecord{
+			n := snapshotRecord{
 				ID: k.snap, Tag: s.tag, Group: s.group, Volume: r.ID, VolumeName: r.Name, Size: r.Size,
-				Mirror: mirrorRecord{ID: m.ID, Pool: m.Pool, File: m.File, State: m.State},
-				Epoch:  k.epoch, At: at.UTC(), Held: held,
-			})
-			r.Mirrors = slices.DeleteFunc(r.Mirrors, func(x mirrorRecord) bool { return x.ID == k.p.id })
+				Epoch: k.epoch, At: at.UTC(), Held: held,
+			}
+			if k.clone != nil {
+				n.Mirror, n.Clone, n.Held = k.clone.mirrorRecord, true, k.clone.held
+			} else {
+				m := r.mirror(k.p.id)
+				n.Mirror = mirrorRecord{ID: m.ID, Pool: m.Pool, File: m.File, State: m.State}
+				r.Mirrors = slices.DeleteFunc(r.Mirrors, func(x mirrorRecord) bool { return x.ID == k.p.id })
+			}
+			c.Snapshots = append(c.Snapshots, n)
 			r.Epochs = append(r.Epochs, k.epoch)
 			r.noteUnmirrored(now)
 		}
+		c.Trash = withoutFiles(c.Trash, s.cloneFiles())
 		c.Consents = slices.DeleteFunc(c.Consents, func(r consentRecord) bool {
 			return now.Sub(r.At) > consentLife
 		})
@@ -228,12 +261,12 @@ func (c *catalog) dropPending(group string) {
 }
 
 // each runs fn for all parts, some at a time, and returns the first error.
-func (s *cuts) each(fn func(*cut) error) error {
+func each(parts []*cut, fn func(*cut) error) error {
 	const atOnce = 16
 	var wg sync.WaitGroup
-	errs := make([]error, len(s.parts))
+	errs := make([]error, len(parts))
 	slots := make(chan struct{}, atOnce)
-	for i, k := range s.parts {
+	for i, k := range parts {
 		slots <- struct{}{}
 		wg.Go(func() {
 			errs[i] = fn(k)

@@ -14,6 +14,11 @@ import (
 
 // lab is an embedded array with volumes of two mirrors.
 func lab(t *testing.T, volumes int) *arraytest.Lab {
+	return labIn(t, memory(t), volumes, func(int) embedded.SnapshotPolicy { return embedded.ByMirror })
+}
+
+// memory is a directory on tmpfs, where there is one.
+func memory(t *testing.T) string {
 	base := ""
 	if fi, err := os.Stat("/dev/shm"); err == nil && fi.IsDir() {
 		base = "/dev/shm"
@@ -23,6 +28,11 @@ func lab(t *testing.T, volumes int) *arraytest.Lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// labIn is lab in a directory, with snapshots by a policy for each volume.
+func labIn(t *testing.T, dir string, volumes int, policy func(i int) embedded.SnapshotPolicy) *arraytest.Lab {
 	o := embedded.Options{
 		StateDir: filepath.Join(dir, "state"),
 		Pools:    map[string]string{"a": filepath.Join(dir, "a"), "b": filepath.Join(dir, "b")},
@@ -42,7 +52,7 @@ func lab(t *testing.T, volumes int) *arraytest.Lab {
 		l.Driver, l.Volumes = a, nil
 		for i := range volumes {
 			info, err := a.CreateVolume(t.Context(), embedded.CreateVolume{
-				Name: fmt.Sprintf("v%d", i), Size: 8 << 20, Pools: []string{"a", "b"},
+				Name: fmt.Sprintf("v%d", i), Size: 8 << 20, Pools: []string{"a", "b"}, Snapshots: policy(i),
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -23,7 +23,9 @@ func (a *Array) undo(s *cuts) {
 		if k.old == nil {
 			continue
 		}
-		if todo, err := k.rejoin(); err != nil {
+		if todo, err := k.rejoin(); err != nil && k.clone != nil {
+			a.o.Logger.Warn("a map could not be flushed; what it lacks stays marked", "volume", k.v.name, "error", err)
+		} else if err != nil {
 			k.p.fail(err)
 		} else if todo != nil {
 			todos[k.p.id] = todo
@@ -34,7 +36,7 @@ func (a *Array) undo(s *cuts) {
 		for _, k := range s.parts {
 			m := c.mirrorOf(k.v.id, k.p.id)
 			switch {
-			case k.old == nil || m == nil:
+			case k.old == nil || m == nil || k.clone != nil:
 			case todos[k.p.id] != nil:
 				m.State, m.Todo = filling, []string{todoName(k.p.id)}
 			default:
@@ -53,22 +55,23 @@ func (a *Array) undo(s *cuts) {
 		k.v.log.unhold()
 		if todo := todos[k.p.id]; todo != nil {
 			k.v.startFill(k.v.newFill(k.p, todo, false))
-		} else if k.old != nil {
+		} else if k.old != nil && k.clone == nil {
 			k.p.f.Close()
 		}
 		k.v.notify()
 	}
 	s.scrap()
+	s.dropClones(a)
 }
 
 // rejoin makes a mirror that came off one of those that are written to again,
-// and returns what it lacks; nil if it failed.
+// and returns what it lacks; nil if it failed, or never came off.
 func (k *cut) rejoin() (*mapFile, error) {
 	v := k.v
-	failed := k.p.failed() != nil
+	stays := k.clone != nil || k.p.failed() != nil
 	v.state.Lock()
 	next := v.cur.parts()
-	if !failed {
+	if !stays {
 		next.filling = with(next.filling, k.p)
 	}
 	next.dirty = k.old.dirty
@@ -81,7 +84,7 @@ func (k *cut) rejoin() (*mapFile, error) {
 			return nil, err
 		}
 	}
-	if failed {
+	if stays {
 		return nil, nil //nolint:nilerr // the mirror's error has been taken for what it says: there is nothing to fill
 	}
 	todo, err := createMap(v.a.fs, v.a.mapPath(todoName(k.p.id)), v.size.Load(), regionSize)
