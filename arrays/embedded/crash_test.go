@@ -17,6 +17,7 @@ import (
 
 	"github.com/cleave-san/cleave/arrays/arraytest"
 	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/embedded/disk/loopfs"
 	"github.com/cleave-san/cleave/lun"
 )
 
@@ -66,7 +67,7 @@ func crashWriter(dir string) {
 	var devs []lun.Device
 	for i := range crashVolumes {
 		info, err := a.CreateVolume(ctx, CreateVolume{
-			Name: fmt.Sprintf("v%d", i), Size: 32 * mib, Pools: []string{"a", "b", "c"},
+			Name: fmt.Sprintf("v%d", i), Size: 32 * mib, Pools: []string{"a", "b", "c"}, Snapshots: crashPolicy(i),
 		})
 		fail(err)
 		h, err := a.OpenVolume(info.ID, "crash writer")
@@ -106,7 +107,7 @@ func crashWriter(dir string) {
 		}
 		fail(os.Remove(filepath.Join(dir, "tag-"+string(tag)))) // from here on it may be there in part
 		for _, s := range ss {
-			if rng.IntN(3) == 0 {
+			if rng.IntN(3) == 0 || s.Method == driver.ArraySnapshot {
 				fail(a.Delete(ctx, s.ID))
 			} else {
 				fail(a.Resync(ctx, s.ID))
@@ -116,8 +117,27 @@ func crashWriter(dir string) {
 }
 
 func TestKilledUnderLoad(t *testing.T) {
-	dir := testDir(t)
-	rounds := 12
+	killUnderLoad(t, testDir(t), 12)
+}
+
+// The same on a file system with reflinks, where the snapshots of two of the
+// three volumes are clones.
+func TestKilledUnderLoadReflink(t *testing.T) {
+	dir := loopfs.Mount(t, loopfs.XFS, 1<<30).Dir
+	t.Setenv(reflinkEnv, "1")
+	killUnderLoad(t, dir, 8)
+}
+
+const reflinkEnv = "CLEAVE_TEST_CRASH_REFLINK"
+
+func crashPolicy(i int) SnapshotPolicy {
+	if os.Getenv(reflinkEnv) != "" && i > 0 {
+		return ByReflink
+	}
+	return ByMirror
+}
+
+func killUnderLoad(t *testing.T, dir string, rounds int) {
 	if testing.Short() {
 		rounds = 5
 	}
@@ -188,8 +208,15 @@ func checkAfterCrash(t *testing.T, dir string) error {
 	if err := checkSplits(a, dir, infos); err != nil {
 		return err
 	}
+	if err := noStrays(a); err != nil {
+		return err
+	}
 	for _, s := range a.Snapshots() {
-		if err := a.Resync(t.Context(), s.ID); err != nil {
+		giveBack := a.Resync
+		if s.Method == driver.ArraySnapshot {
+			giveBack = a.Delete
+		}
+		if err := giveBack(t.Context(), s.ID); err != nil {
 			return err
 		}
 	}
@@ -243,6 +270,32 @@ func checkSplits(a *Array, dir string, infos []VolumeInfo) error {
 			}
 		}
 		os.Remove(m)
+	}
+	return nil
+}
+
+// noStrays checks that every raw file in the pools is a mirror's or a
+// snapshot's.
+func noStrays(a *Array) error {
+	known := map[string]bool{}
+	for _, v := range a.Volumes() {
+		for _, m := range v.Replicas {
+			known[m.File] = true
+		}
+	}
+	for _, s := range a.Snapshots() {
+		known[s.File] = true
+	}
+	for _, p := range a.Pools() {
+		files, err := filepath.Glob(filepath.Join(p.Dir, "*", "*.raw"))
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			if !known[f] {
+				return fmt.Errorf("%s belongs to nothing", f)
+			}
+		}
 	}
 	return nil
 }
