@@ -12,8 +12,9 @@ import (
 
 // Break makes a snapshot an ordinary volume of the name given, with the
 // snapshot's content and identity, for good: nothing is copied, and its file
-// stays where it is. The volume has one mirror. The one that it came from has
-// one less, which its next Prepare replaces; it need not be there any more.
+// stays where it is. The volume has one mirror, and the snapshot policy of the
+// one that it came from. Unless the snapshot is a reflink, that one has a mirror
+// less, which its next Prepare replaces; it need not be there any more.
 //
 // It is refused with kind Busy while the snapshot is in use. Called again with
 // the same arguments it returns the same volume. After a crash there is the
@@ -85,8 +86,12 @@ func (a *Array) breakOff(s *snapshot, name string) (err error) {
 		return err
 	}
 	rec := a.store.read().snapshot(s.id)
+	var policy SnapshotPolicy
+	if from := a.store.read().volume(rec.Volume); from != nil {
+		policy = from.Policy
+	}
 	m := mirrorRecord{ID: rec.Mirror.ID, Pool: rec.Mirror.Pool, File: rec.Mirror.File, State: inSync}
-	r := volumeRecord{ID: s.id, Name: name, Size: rec.Size, Created: a.o.Now().UTC(), Want: []string{m.Pool}, Mirrors: []mirrorRecord{m}}
+	r := volumeRecord{ID: s.id, Name: name, Size: rec.Size, Created: a.o.Now().UTC(), Policy: policy, Want: []string{m.Pool}, Mirrors: []mirrorRecord{m}}
 	r.noteUnmirrored(r.Created)
 	v := newVolume(a, &r)
 	var p *plex
@@ -137,7 +142,7 @@ func (a *Array) breakOff(s *snapshot, name string) (err error) {
 	a.mu.Unlock()
 	a.scrap(a.mapPath(splitMapName(m.ID)))
 	a.scrap(a.mapPath(splitLogName(m.ID)))
-	a.event(Unmirrored, v, lun.Identity{}, "%s has one mirror: it is lost with its pool, and can't be split", v.label)
+	a.noteOneMirror(v, policy)
 	return nil
 }
 

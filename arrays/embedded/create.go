@@ -142,7 +142,16 @@ func (a *Array) create(r *volumeRecord) (info VolumeInfo, err error) {
 	a.volumes[r.ID] = v
 	a.mu.Unlock()
 	if len(r.Want) < 2 {
-		a.event(Unmirrored, v, lun.Identity{}, "%s has one mirror: it is lost with its pool, and can't be split", v.label)
+		a.noteOneMirror(v, r.Policy)
 	}
 	return a.VolumeInfo(driver.VolumeID(r.ID.String()))
+}
+
+// noteOneMirror says what it means that a volume was made with one mirror.
+func (a *Array) noteOneMirror(v *volume, policy SnapshotPolicy) {
+	split := ", and can't be split"
+	if policy.orDefault() != ByMirror {
+		split = ", and its reflinks are too"
+	}
+	a.event(Unmirrored, v, lun.Identity{}, "%s has one mirror: it is lost with its pool%s", v.label, split)
 }

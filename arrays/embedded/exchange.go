@@ -31,6 +31,7 @@ type exchange struct {
 	tag   driver.Tag     // of the split that gets the old content
 	in    *plex          // s's mirror
 	out   *plex          // the volume's that becomes the split
+	clone bool           // out's place is taken by a clone of it: nothing goes back
 	stay  []*plex        // the volume's others, to be filled
 	epoch uint64
 	dirty *mapFile // of that epoch: what differs
@@ -146,7 +147,16 @@ func (x *exchange) prepare() error {
 	if n == 0 {
 		return driver.Errorf(driver.NotSynchronized, "%s is offline, so that what it holds can't be kept: break the snapshot to use it as a volume", v.label)
 	}
-	x.out, x.stay = cur.insync[n-1], slices.Concat(cur.insync[:n-1], cur.filling)
+	x.out = cur.insync[n-1]
+	if x.rec.Clone { // the volume's mirrors remain as many, and where they were
+		for _, p := range slices.Backward(cur.insync) {
+			if x.clone = p.pool == x.rec.Mirror.Pool; x.clone {
+				x.out = p
+				break
+			}
+		}
+	}
+	x.stay = slices.Concat(without(cur.insync, x.out), cur.filling)
 	c := a.store.read()
 	r := c.volume(v.id)
 	x.epoch, x.snap = r.NextEpoch, lun.NewIdentity()
@@ -222,7 +232,7 @@ func (x *exchange) commit() error {
 		keep := snapshotRecord{
 			ID: x.snap, Tag: x.tag, Group: lun.NewIdentity().String(), Volume: r.ID, VolumeName: r.Name, Size: r.Size,
 			Mirror: mirrorRecord{ID: out.ID, Pool: out.Pool, File: out.File, State: out.State},
-			Epoch:  x.epoch, At: at.UTC(), For: x.s.id,
+			Epoch:  x.epoch, At: at.UTC(), For: x.s.id, Clone: x.clone,
 		}
 		in := mirrorRecord{ID: x.rec.Mirror.ID, Pool: x.rec.Mirror.Pool, File: x.rec.Mirror.File, State: inSync}
 		c.Snapshots = append(slices.DeleteFunc(c.Snapshots, func(s snapshotRecord) bool { return s.ID == x.s.id }), keep)
@@ -258,12 +268,15 @@ func (x *exchange) follow() {
 	a.scrap(a.mapPath(splitLogName(x.in.id)))
 	x.startFills()
 	v.pruneEpochs()
+	v.notify()
+	if x.clone && len(x.stay) == 0 { // it had one mirror, and has one
+		return
+	}
 	how := fmt.Sprintf("until snapshot %s of tag %q is resynced or a mirror is added", x.snap, x.tag)
 	if len(x.stay) > 0 {
 		how = fmt.Sprintf("until %d more are filled with what differs, at most %d bytes each", len(x.stay), x.dirty.count()*regionSize)
 	}
 	a.event(Unmirrored, v, lun.Identity{}, "%s goes on with the content of snapshot %s on one mirror, %s", v.label, x.s.id, how)
-	v.notify()
 }
 
 // undo gives everything back as it was.

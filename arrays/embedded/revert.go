@@ -21,7 +21,8 @@ const (
 // It is refused with kind Busy while the volume or the snapshot is in use, and
 // with NotSynchronized while the volume is offline: nothing could be kept then.
 // If the volume has grown since the split, it keeps its size, and what was
-// added reads as zeroes. The snapshot is used up. After a crash the volume has
+// added reads as zeroes. The snapshot is used up. Where it was made by reflink,
+// so is the safe point, if the volume has a mirror in sync in its pool. After a crash the volume has
 // the one content or the other.
 func (a *Array) Revert(ctx context.Context, id driver.SnapshotID) (driver.Snapshot, error) {
 	return a.turn(ctx, id, verbRevert, func(r *snapshotRecord) driver.Tag { return safeTag(r.ID) })
