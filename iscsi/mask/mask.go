@@ -49,10 +49,10 @@ var ErrSecret = errors.New("unusable CHAP secret")
 // not empty, what the target proves to it in return.
 type Credentials struct {
 	User   string // CHAP_N that the initiator sends
-	Secret []byte
+	Secret []byte `json:"-"`
 
 	MutualUser   string // CHAP_N that the target sends back
-	MutualSecret []byte // empty: one-way
+	MutualSecret []byte `json:"-"` // empty: one-way
 }
 
 // String hides the secrets, so that no log line or %v shows them.
@@ -198,6 +198,12 @@ func (t *Table) SetCredentials(initiator iscsi.Name, c *Credentials) error {
 	}
 	if t.creds == nil {
 		t.creds = map[iscsi.Name]Credentials{}
+	}
+	for other, o := range t.creds {
+		// RFC 7143 section 9.2.1: no secret is used in both directions.
+		if other != initiator && (slices.Equal(o.Secret, c.MutualSecret) || len(o.MutualSecret) > 0 && slices.Equal(o.MutualSecret, c.Secret)) {
+			return fmt.Errorf("credentials of %s: %w: one that %s has in the other direction", initiator, ErrSecret, other)
+		}
 	}
 	k := *c
 	k.Secret, k.MutualSecret = slices.Clone(c.Secret), slices.Clone(c.MutualSecret)

@@ -29,6 +29,7 @@ var (
 
 // Reader reads PDUs from a byte stream. It is used by one goroutine.
 type Reader struct {
+	src          io.Reader
 	br           *bufio.Reader
 	HeaderDigest bool
 	DataDigest   bool
@@ -45,7 +46,15 @@ type Reader struct {
 // NewReader reads from r through a buffer of size bytes. A data segment longer
 // than what is buffered is read straight to where it belongs.
 func NewReader(r io.Reader, size, maxData int) *Reader {
-	return &Reader{br: bufio.NewReaderSize(r, size), MaxData: maxData}
+	return &Reader{src: r, br: bufio.NewReaderSize(r, size), MaxData: maxData}
+}
+
+// Grow makes the buffer larger, unless there is something in it: a peer that has
+// sent what it may not send yet keeps the one it has.
+func (r *Reader) Grow(size int) {
+	if r.br.Buffered() == 0 {
+		r.br = bufio.NewReaderSize(r.src, size)
+	}
 }
 
 // Buffered is how many bytes have arrived that nobody has asked for.

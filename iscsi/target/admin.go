@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cleave-san/cleave/iscsi"
@@ -21,6 +22,14 @@ type target struct {
 	access   map[uint16]scsi.AccessState // by portal group tag; none: active/optimized
 }
 
+// aliasOf is the alias, "" in a discovery session.
+func (t *target) aliasOf() string {
+	if t == nil {
+		return ""
+	}
+	return t.alias
+}
+
 // entry is one LUN: the unit, and who is inside its device.
 type entry struct {
 	number uint16
@@ -29,6 +38,9 @@ type entry struct {
 	removed atomic.Bool
 	inside  atomic.Int64  // commands between begin and end
 	left    chan struct{} // cap 1: inside became 0 after removed
+
+	ghostMu sync.Mutex
+	ghosts  ghosts
 }
 
 // enter admits a command, unless the LUN has been removed. Each true is

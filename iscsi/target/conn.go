@@ -2,7 +2,6 @@ package target
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -13,9 +12,12 @@ import (
 	"github.com/cleave-san/cleave/iscsi/pdu"
 )
 
-// readBuffer is the size of a connection's read buffer: a command with 4 KiB of
-// immediate data sixteen times.
-const readBuffer = 64 << 10
+// readBuffer is the size of a session's read buffer, in bytes: a command with 4 KiB
+// of immediate data sixteen times. A stranger's is smaller.
+const (
+	readBuffer  = 64 << 10
+	loginBuffer = 4 << 10
+)
 
 // conn is one TCP connection. Its run goroutine logs it in and is then its
 // reader; a second goroutine is its writer.
@@ -42,11 +44,13 @@ type conn struct {
 	vec       net.Buffers // the writer's
 	statSN    uint32      // login's, then the writer's
 	expCmdSN  atomic.Uint32
+	credits   atomic.Uint32 // CmdSNs whose commands have not ended
 	sendMax   atomic.Uint32 // the initiator's MaxRecvDataSegmentLength, now
 	loggedOut bool          // the reader's
-	loginDone bool          // the reader's
 
-	heard atomic.Int64 // when the last PDU arrived, UnixNano
+	heard    atomic.Int64 // when the last PDU arrived, UnixNano
+	managing atomic.Int64 // task management functions that wait
+	leaving  atomic.Bool  // the reader has ended
 
 	// mu guards the commands: the table, the queues of the nexuses, and the
 	// states of tasks.
@@ -54,6 +58,7 @@ type conn struct {
 	tasks   map[uint32]*task
 	over    bool // no new tasks
 	nextTTT uint32
+	writes  int64 // bytes that the data of writes holds
 
 	text textExchange // the reader's
 }
@@ -66,9 +71,9 @@ func newConn(s *Server, nc net.Conn) *conn {
 	if a, ok := nc.LocalAddr().(*net.TCPAddr); ok {
 		c.local = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
 	}
-	c.rd = pdu.NewReader(nc, readBuffer, loginDataMax)
+	c.rd = pdu.NewReader(nc, loginBuffer, loginDataMax)
 	c.window = uint32(2 * s.opt.QueueDepth)
-	c.tx.init(s.opt.ReadMemory)
+	c.tx.init(&s.readShare)
 	return c
 }
 
@@ -97,8 +102,7 @@ func (c *conn) run() {
 		}
 		return
 	}
-	c.srv.logins.Add(-1)
-	c.loginDone = true
+	c.rd.Grow(readBuffer)
 	_ = c.nc.SetDeadline(time.Time{})
 	c.srv.log.Info("iSCSI login", "initiator", c.ss.info.Initiator, "target", c.ss.info.Target,
 		"remote", c.remote, "tsih", c.ss.info.TSIH)
@@ -108,17 +112,29 @@ func (c *conn) run() {
 	wg.Go(func() {
 		defer close(written)
 		c.write()
+		if c.leaving.Load() {
+			return // the reader says why
+		}
 		c.drop("closed after the last response")
 	})
 	wg.Go(c.watch)
 	err = c.read()
 	c.abandon()
-	// After a logout the writer sends what is queued, the response last.
-	_ = c.nc.SetWriteDeadline(time.Now().Add(c.srv.opt.LoginTimeout))
-	c.tx.close(c.loggedOut)
+	// After a logout the writer sends what is queued, the response last; after
+	// a protocol error, the Reject, if the initiator takes it soon.
+	told := errors.Is(err, errProtocol) || errors.Is(err, pdu.ErrDataDigest)
+	patience := c.srv.opt.LoginTimeout
+	if told {
+		patience = min(patience, time.Second)
+	}
+	_ = c.nc.SetWriteDeadline(time.Now().Add(patience))
+	c.leaving.Store(true)
+	c.tx.close(c.loggedOut || told)
+	if c.loggedOut || told {
+		<-written
+	}
 	switch {
 	case c.loggedOut:
-		<-written
 		c.drop("logout")
 	case err != nil && !errors.Is(err, io.EOF):
 		c.drop(err.Error())
@@ -134,19 +150,19 @@ func (c *conn) run() {
 func (c *conn) leaveServer() {
 	c.drop("closed by the initiator")
 	s := c.srv
-	if !c.loginDone {
-		s.logins.Add(-1)
-	}
 	s.mu.Lock()
 	delete(s.conns, c)
+	s.leaveJoining(c)
 	if ss := c.ss; ss != nil {
 		delete(s.sessions, ss)
+		s.divide()
 		if ss.target != nil {
 			delete(ss.target.sessions, ss)
 		}
 		if v := ss.view.Load(); v != nil {
 			for _, n := range *v {
 				n.scsi.Detach()
+				n.close()
 			}
 		}
 	}
@@ -156,49 +172,9 @@ func (c *conn) leaveServer() {
 
 // refused logs a login that failed, at most so often for one address.
 func (c *conn) refused(err error) {
-	if ok, missed := c.srv.refusals.allow(c.remote.Addr().String(), time.Now()); ok {
+	if ok, missed := c.srv.refusals.allow(c.network(), time.Now()); ok {
 		c.srv.log.Warn("iSCSI login refused", "remote", c.remote, "err", err, "refused before", missed)
 	}
-}
-
-// watch asks a silent initiator whether it lives, and drops it if it doesn't say.
-func (c *conn) watch() {
-	every := c.srv.opt.NopInterval
-	if every < 0 {
-		<-c.dropped
-		return
-	}
-	t := time.NewTicker(every)
-	defer t.Stop()
-	asked := false
-	last := c.heard.Load()
-	for {
-		select {
-		case <-c.dropped:
-			return
-		case <-t.C:
-		}
-		switch h := c.heard.Load(); {
-		case h != last:
-			last, asked = h, false
-		case asked:
-			c.drop(fmt.Sprintf("silent for %v, and no answer to NOP-In", 2*every))
-			return
-		default:
-			asked = true
-			c.ping()
-		}
-	}
-}
-
-// ping sends a NOP-In that wants an answer (RFC 7143 section 11.19).
-func (c *conn) ping() {
-	var o outgoing
-	o.h.Set(pdu.OpNopIn, pdu.FlagFinal)
-	o.h.SetITT(pdu.NoTag)
-	o.h.SetTTT(c.newTTT())
-	o.stat = nextStatSN
-	c.tx.send(o)
 }
 
 // newTTT makes a target transfer tag, never the reserved one.

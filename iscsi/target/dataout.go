@@ -23,11 +23,15 @@ type dataOut struct {
 	unsolicited uint32
 	firstSN     uint32 // DataSN of the next unsolicited PDU
 
-	memory int64 // what it counts for in nexus.memory
-	asked  uint32
-	r2tSN  uint32
-	bursts [maxR2T]burst
-	open   int // of bursts
+	memory  int64 // what it counts for in conn.writes
+	big     int64 // and in Server.big
+	granted bool  // memory for all of it
+	watched bool  // gotThen is got when watch last looked
+	gotThen uint32
+	asked   uint32
+	r2tSN   uint32
+	bursts  [maxR2T]burst
+	open    int // of bursts
 }
 
 // burst is an R2T that has not been fulfilled.
@@ -68,7 +72,7 @@ func (c *conn) collect(t *task, need int64, n uint32, more bool) error {
 	whole := d.want <= uint32(len(d.buf.mem))
 	if !whole {
 		c.mu.Lock()
-		if c.grant(t) {
+		if len(t.nx.waiting) == 0 && t.nx.grant(t) {
 			d.buf.free()
 			d.buf = lend(int(d.want))
 		}
@@ -97,40 +101,6 @@ func (c *conn) fill(t *task, off, n uint32) error {
 	return c.rd.Skip()
 }
 
-// grant takes memory for the rest of a task's data off its nexus's account, if
-// there is enough. conn.mu is held.
-func (c *conn) grant(t *task) bool {
-	n := t.nx
-	if t.out.memory > 0 {
-		return true
-	}
-	if n.memory > 0 && n.memory+int64(t.out.want) > c.srv.opt.WriteMemory {
-		return false
-	}
-	t.out.memory = int64(t.out.want)
-	n.memory += t.out.memory
-	return true
-}
-
-// releaseMemory puts it back and lets those go on that wait for it. conn.mu is
-// held.
-func (t *task) releaseMemory() {
-	n := t.nx
-	n.memory -= t.out.memory
-	t.out.memory = 0
-	for len(n.waiting) > 0 {
-		w := n.waiting[0]
-		if !w.gone.Load() && w.state == collecting && !t.conn.grant(w) {
-			return
-		}
-		n.waiting[0] = nil
-		n.waiting = n.waiting[1:]
-		if !w.gone.Load() && w.state == collecting {
-			t.conn.ask(w)
-		}
-	}
-}
-
 // proceed does what comes next for a task that is collecting. conn.mu is held.
 func (c *conn) proceed(t *task) {
 	d := &t.out
@@ -141,9 +111,7 @@ func (c *conn) proceed(t *task) {
 			t.cmd.Out = d.buf.mem[:d.want]
 		}
 		t.nx.enqueue(t)
-	case d.open > 0:
-		c.ask(t)
-	case d.memory > 0 || c.grant(t):
+	case d.open > 0, len(t.nx.waiting) == 0 && t.nx.grant(t), d.granted:
 		c.ask(t)
 	default:
 		t.nx.waiting = append(t.nx.waiting, t)

@@ -40,29 +40,58 @@ func (l *login) register() (*conn, error) {
 	if !l.discovery {
 		t = s.targets[l.target]
 		if t == nil || !s.masks.Sees(l.target, l.initiator) {
-			return nil, errAuth("target is unknown or not visible to this initiator: " + string(l.target))
-		}
-		for ss := range t.sessions {
-			if ss.info.Initiator == l.initiator && ss.info.ISID == l.first.ISID() {
-				return ss.conn, nil
-			}
+			return nil, errUnknownTarget(l.target)
 		}
 	}
-	if s.closed {
+	old, err := l.former(t)
+	switch {
+	case old != nil || err != nil:
+		return old, err
+	case s.closed:
 		return nil, refuse(statusTargetError, "server is closing")
 	}
-	tsih, ok := s.newTSIH()
+	tsih, ok := s.newTSIH(l.reinstate)
 	if !ok {
 		return nil, refuse(statusOutOfResources, "no session identifier is free")
 	}
-	ss := &session{srv: s, conn: c, target: t, seen: map[uint16]lun.Identity{},
+	s.leaveJoining(c)
+	ss := &session{srv: s, conn: c, target: t, alias: t.aliasOf(), seen: map[uint16]lun.Identity{},
 		info: SessionInfo{Initiator: l.initiator, Target: l.name(), ISID: l.first.ISID(), TSIH: tsih,
 			Remote: c.remote, Since: time.Now()}}
 	c.ss = ss
 	s.sessions[ss] = struct{}{}
+	s.divide()
 	if t != nil {
 		t.sessions[ss] = struct{}{}
 		ss.see(t, s.masks.View(t.name, l.initiator))
+	}
+	return nil, nil
+}
+
+// former is the connection that the new one takes the place of (RFC 7143 section
+// 6.3.1): with TSIH 0 that of the session with the same initiator port and
+// target; with another TSIH that of the session it names, if CID says that it is
+// the same connection. A session has one connection, so there is no adding to it.
+// Server.mu is held.
+func (l *login) former(t *target) (*conn, error) {
+	tsih := l.first.TSIH()
+	for ss := range l.c.srv.sessions {
+		switch {
+		case ss.info.Initiator != l.initiator || ss.info.ISID != l.first.ISID() || ss.target != t,
+			ss.conn.portalGroup != l.c.portalGroup: // another nexus
+		case tsih == 0 && t == nil: // discovery sessions stand beside each other
+		case tsih == 0:
+			return ss.conn, nil
+		case ss.info.TSIH != tsih:
+		case ss.conn.par.cid != l.c.par.cid:
+			return nil, refuse(statusTooMany, "connection %d to session %d: it has one", l.c.par.cid, tsih)
+		default:
+			l.reinstate = tsih
+			return ss.conn, nil
+		}
+	}
+	if tsih != l.reinstate {
+		return nil, refuse(statusNoSession, "TSIH %d: no such session of this initiator", tsih)
 	}
 	return nil, nil
 }
@@ -74,17 +103,22 @@ func (l *login) name() iscsi.Name {
 	return l.target
 }
 
-// newTSIH finds a session identifier that no session has. s.mu is held.
-func (s *Server) newTSIH() (uint16, bool) {
-	for range 1 << 16 {
-		if s.lastTSIH++; s.lastTSIH == 0 {
-			continue
-		}
-		used := false
+// newTSIH finds a session identifier that no session has: want, where that is not
+// zero and free. s.mu is held.
+func (s *Server) newTSIH(want uint16) (uint16, bool) {
+	used := func(id uint16) bool {
 		for ss := range s.sessions {
-			used = used || ss.info.TSIH == s.lastTSIH
+			if ss.info.TSIH == id {
+				return true
+			}
 		}
-		if !used {
+		return false
+	}
+	if want != 0 && !used(want) {
+		return want, true
+	}
+	for range 1 << 16 {
+		if s.lastTSIH++; s.lastTSIH != 0 && !used(s.lastTSIH) {
 			return s.lastTSIH, true
 		}
 	}

@@ -252,7 +252,11 @@ func TestHalfOpenLogins(t *testing.T) {
 		}
 		nc.Close()
 	}
-	eventually(t, "a login gets through again", func() bool { return l.s.logins.Load() == 0 })
+	eventually(t, "a login gets through again", func() bool {
+		l.s.mu.Lock()
+		defer l.s.mu.Unlock()
+		return len(l.s.joining) == 0
+	})
 	l.alive(0)
 }
 

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -9,7 +10,7 @@ import (
 // every limiterEvery, the rest counted. The zero value is ready.
 type limiter struct {
 	mu   sync.Mutex
-	seen map[string]*refusal
+	seen map[netip.Addr]*refusal
 }
 
 type refusal struct {
@@ -24,7 +25,7 @@ const (
 
 // allow reports whether a line about addr may be written now, and how many were
 // left out since the last one.
-func (l *limiter) allow(addr string, now time.Time) (ok bool, missed int) {
+func (l *limiter) allow(addr netip.Addr, now time.Time) (ok bool, missed int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := l.seen[addr]
@@ -41,7 +42,7 @@ func (l *limiter) allow(addr string, now time.Time) (ok bool, missed int) {
 		fallthrough
 	case r == nil:
 		if l.seen == nil {
-			l.seen = map[string]*refusal{}
+			l.seen = map[netip.Addr]*refusal{}
 		}
 		l.seen[addr] = &refusal{last: now}
 		return true, 0

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
+	"time"
 
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/iscsi/chap"
@@ -21,10 +21,10 @@ const (
 	statusInitiatorError loginStatus = 0x0200
 	statusAuthFailed     loginStatus = 0x0201
 	statusVersion        loginStatus = 0x0205
+	statusTooMany        loginStatus = 0x0206
 	statusMissing        loginStatus = 0x0207
 	statusSessionType    loginStatus = 0x0209
 	statusNoSession      loginStatus = 0x020a
-	statusInvalid        loginStatus = 0x020b
 	statusTargetError    loginStatus = 0x0300
 	statusOutOfResources loginStatus = 0x0302
 )
@@ -67,12 +67,13 @@ type login struct {
 	stage byte
 	text  []byte // of requests with the C bit so far
 
-	started   bool // the first whole request has been looked at
+	started   int // whole requests that have been looked at
 	initiator iscsi.Name
 	target    iscsi.Name
 	discovery bool
-	seen      map[string]bool // keys negotiated
-	declared  bool            // our MaxRecvDataSegmentLength has been sent
+	seen      map[string]bool   // keys negotiated
+	said      map[string]string // names as they were given first
+	declared  bool              // our MaxRecvDataSegmentLength has been sent
 
 	creds              mask.Credentials
 	known              bool // creds are somebody's
@@ -80,18 +81,21 @@ type login struct {
 	method             string // chosen: None or CHAP
 	challenge          chap.Challenge
 	challenged, proved bool
+
+	reinstate uint16 // TSIH that the session takes over
 }
 
 // login performs the login phase. After nil the connection has a session and is in
 // full feature phase.
 func (c *conn) login() error {
 	c.par = defaultParams()
-	l := &login{c: c, seen: map[string]bool{}}
+	l := &login{c: c, seen: map[string]bool{}, said: map[string]string{}}
 	var h pdu.Header
 	for i := 0; ; i++ {
 		if err := c.rd.Next(&h); err != nil {
 			return err
 		}
+		arrived := time.Now()
 		if h.Opcode() != pdu.OpLogin {
 			return fmt.Errorf("%w: %s before login", errProtocol, h.Opcode())
 		}
@@ -114,6 +118,9 @@ func (c *conn) login() error {
 		}
 		var le *loginError
 		if errors.As(err, &le) {
+			if le.status == statusAuthFailed {
+				c.waitUntil(arrived.Add(c.srv.opt.FailureDelay))
+			}
 			if werr := l.answer(&h, 0, le.status, nil, 0); werr != nil {
 				return werr
 			}
@@ -134,11 +141,8 @@ func (l *login) request(h *pdu.Header, data []byte, i int) (done bool, err error
 		return false, refuse(statusInitiatorError, "no end after %d login requests", i)
 	case h[3] > 0:
 		return false, refuse(statusVersion, "version %d at least: only 0 is spoken here", h[3])
-	case h.TSIH() != 0:
-		// MaxConnections is 1: no session takes a second connection.
-		return false, refuse(statusNoSession, "TSIH %d: no such session", h.TSIH())
-	case h.ISID() != l.first.ISID() || h.CID() != l.first.CID() || h.ITT() != l.first.ITT():
-		return false, refuse(statusInitiatorError, "ISID, CID or task tag changed during login")
+	case h.ISID() != l.first.ISID() || h.TSIH() != l.first.TSIH() || h.CID() != l.first.CID() || h.ITT() != l.first.ITT():
+		return false, refuse(statusInitiatorError, "ISID, TSIH, CID or task tag changed during login")
 	case csg != l.stage || csg > stageOperational:
 		return false, refuse(statusInitiatorError, "stage %d, expected %d", csg, l.stage)
 	case transit && (more || nsg <= csg || nsg == 2):
@@ -155,7 +159,7 @@ func (l *login) request(h *pdu.Header, data []byte, i int) (done bool, err error
 	if err != nil {
 		return false, refuse(statusInitiatorError, "%v", err)
 	}
-	if !l.started {
+	if l.started++; l.started == 1 {
 		if err := l.start(keys); err != nil {
 			return false, err
 		}
@@ -183,6 +187,9 @@ func (l *login) request(h *pdu.Header, data []byte, i int) (done bool, err error
 		if err := l.establish(); err != nil {
 			return false, err
 		}
+		if a := c.ss.alias; a != "" {
+			out = append(out, pdu.Key{Name: "TargetAlias", Value: a})
+		}
 		if err := l.answer(h, flags, statusOK, out, c.ss.info.TSIH); err != nil {
 			return false, err
 		}
@@ -199,7 +206,6 @@ func (l *login) request(h *pdu.Header, data []byte, i int) (done bool, err error
 // start looks at who comes and what for (RFC 7143 section 6.3): the names have to
 // be in the first request.
 func (l *login) start(keys []pdu.Key) error {
-	l.started = true
 	value := func(name string) (string, bool) {
 		for _, k := range keys {
 			if k.Name == name {
@@ -268,6 +274,12 @@ func (l *login) negotiate(keys []pdu.Key) ([]pdu.Key, error) {
 		}
 		switch k.Name {
 		case "InitiatorName", "TargetName", "SessionType":
+			// Declared once; said again by some initiators, which is harmless
+			// where it is the same.
+			if v, again := l.said[k.Name]; again && v != k.Value || !again && l.started > 1 {
+				return nil, refuse(statusInitiatorError, "%s after the first request, or another one", k.Name)
+			}
+			l.said[k.Name] = k.Value
 			continue
 		case "CHAP_A", "CHAP_N", "CHAP_R", "CHAP_I", "CHAP_C":
 			if _, twice := chapKeys[k.Name]; twice {
@@ -307,80 +319,14 @@ func (l *login) negotiate(keys []pdu.Key) ([]pdu.Key, error) {
 	return out, nil
 }
 
-// choose picks the authentication method.
-func (l *login) choose(list string) (string, error) {
-	offers := map[string]bool{}
-	for m := range strings.SplitSeq(list, ",") {
-		offers[m] = true
+// waitUntil waits, or until the connection is dropped.
+func (c *conn) waitUntil(t time.Time) {
+	timer := time.NewTimer(time.Until(t))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.dropped:
 	}
-	switch {
-	case l.needAuth && offers["CHAP"]:
-		l.method = "CHAP"
-	case !l.needAuth && offers["None"]:
-		l.method = "None"
-	default:
-		return "", errAuth(fmt.Sprintf("authentication methods offered: %.60q", list))
-	}
-	return l.method, nil
-}
-
-// authenticate goes one step of CHAP (RFC 7143 section 12.1.3).
-func (l *login) authenticate(in map[string]string) ([]pdu.Key, error) {
-	if len(in) == 0 {
-		return nil, nil
-	}
-	if l.method != "CHAP" || l.stage != stageSecurity || l.proved {
-		return nil, refuse(statusInitiatorError, "CHAP keys out of turn")
-	}
-	if list, ok := in["CHAP_A"]; ok {
-		a, found := chap.Choose(list)
-		if l.challenged || len(in) > 1 || !found {
-			return nil, errAuth(fmt.Sprintf("CHAP algorithms offered: %.60q", list))
-		}
-		l.challenged = true
-		l.challenge = chap.NewChallenge(a)
-		return []pdu.Key{
-			{Name: "CHAP_A", Value: fmt.Sprint(uint8(a))},
-			{Name: "CHAP_I", Value: fmt.Sprint(l.challenge.Identifier)},
-			{Name: "CHAP_C", Value: chap.Encode(l.challenge.Value)},
-		}, nil
-	}
-	if !l.challenged {
-		return nil, errAuth("CHAP answer before the challenge")
-	}
-	answer, err := chap.Decode(in["CHAP_R"])
-	if err != nil {
-		return nil, errAuth("CHAP_R can't be read")
-	}
-	// A stranger's answer is checked like any other, against a secret that
-	// nobody has.
-	secret, user := l.creds.Secret, l.creds.User
-	if !l.known {
-		secret, user = l.challenge.Value, in["CHAP_N"]
-	}
-	right := l.challenge.Verify(secret, answer)
-	if !right || !l.known || in["CHAP_N"] != user {
-		return nil, errAuth("wrong CHAP name or secret, or unknown initiator")
-	}
-	l.proved = true
-	if _, ok := in["CHAP_C"]; !ok {
-		return nil, nil
-	}
-	// The initiator wants proof of us. Its challenge may not be ours sent
-	// back (RFC 7143 section 9.2.1).
-	ch, err := chap.ReadChallenge(l.challenge.Algorithm, in["CHAP_I"], in["CHAP_C"])
-	switch {
-	case err != nil:
-		return nil, errAuth(err.Error())
-	case string(ch.Value) == string(l.challenge.Value):
-		return nil, errAuth("CHAP challenge was reflected")
-	case len(l.creds.MutualSecret) == 0:
-		return nil, errAuth("initiator wants mutual CHAP, and there is no secret for it")
-	}
-	return []pdu.Key{
-		{Name: "CHAP_N", Value: l.creds.MutualUser},
-		{Name: "CHAP_R", Value: chap.Encode(ch.Answer(l.creds.MutualSecret))},
-	}, nil
 }
 
 // answer sends a Login Response (RFC 7143 section 11.13).
@@ -400,6 +346,10 @@ func (l *login) answer(req *pdu.Header, flags byte, st loginStatus, keys []pdu.K
 	h.SetWindow(exp, exp+c.window-1)
 	binary.BigEndian.PutUint16(h[36:], uint16(st))
 	data := pdu.AppendText(nil, keys...)
+	if len(data) > loginDataMax {
+		// Only of keys that nobody knows: those that there are fit many times.
+		return refuse(statusInitiatorError, "%d bytes of answers, at most %d", len(data), loginDataMax)
+	}
 	h.SetDataLen(len(data))
 	out := append(append([]byte(nil), h[:]...), data...)
 	out = append(out, make([]byte, -len(data)&3)...)

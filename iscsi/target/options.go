@@ -30,8 +30,20 @@ type Options struct {
 	Reservations scsi.Store
 
 	MaxConnections int           // connections at once, logging in or not; default 1024
-	MaxLogins      int           // connections that have not finished logging in; default 64
 	LoginTimeout   time.Duration // from accept to full feature phase; default 15 s
+
+	// MaxLogins bounds the connections that have not finished logging in, and
+	// MaxLoginsPerAddress those of one address (of one /64 with IPv6). One
+	// more displaces the oldest, of that address or of the one that has
+	// most. Default 256 and 64.
+	MaxLogins, MaxLoginsPerAddress int
+
+	// FailureDelay is when a login that fails for a wrong secret, an unknown
+	// initiator or an unknown target is answered, counted from the arrival of
+	// the request: the same for all of them, whatever it took to find out.
+	// With MaxLoginsPerAddress it bounds how fast an address can guess.
+	// Default 500 ms.
+	FailureDelay time.Duration
 
 	// NopInterval is how long a connection may be silent before the server
 	// asks whether it lives, and how long it may then take to answer
@@ -45,14 +57,15 @@ type Options struct {
 	// Workers is how many of those run at once; default 16.
 	Workers int
 
-	// WriteMemory bounds the bytes that one initiator's writes to one LUN may
-	// hold while their data is asked for (R2T); default 2 MiB. One
-	// command always gets through, however long.
-	WriteMemory int64
+	// Memory bounds the bytes that the data of commands holds over all
+	// sessions, in each direction: they divide it among themselves, and one
+	// that has nothing else under way always gets through. Commands longer
+	// than their session's share have as much again together. Default 32 MiB.
+	Memory int64
 
-	// ReadMemory bounds the bytes that wait to be sent on one connection;
-	// default 2 MiB.
-	ReadMemory int64
+	// ReadMemory and WriteMemory bound a session's share from above: the bytes
+	// that wait to be sent, and those that writes hold; default 2 MiB each.
+	ReadMemory, WriteMemory int64
 
 	// AbortTimeout bounds how long a task management function waits for
 	// commands that the device is still working on; then it is answered
@@ -107,7 +120,8 @@ func (o Options) withDefaults() Options {
 		}
 	}
 	def(&o.MaxConnections, 1024)
-	def(&o.MaxLogins, 64)
+	def(&o.MaxLogins, 256)
+	def(&o.MaxLoginsPerAddress, min(64, o.MaxLogins))
 	def(&o.QueueDepth, 128)
 	def(&o.Workers, 16)
 	if o.Logger == nil {
@@ -116,8 +130,14 @@ func (o Options) withDefaults() Options {
 	if o.LoginTimeout <= 0 {
 		o.LoginTimeout = 15 * time.Second
 	}
+	if o.FailureDelay <= 0 {
+		o.FailureDelay = 500 * time.Millisecond
+	}
 	if o.NopInterval == 0 {
 		o.NopInterval = 30 * time.Second
+	}
+	if o.Memory <= 0 {
+		o.Memory = 32 << 20
 	}
 	if o.WriteMemory <= 0 {
 		o.WriteMemory = 2 << 20

@@ -36,12 +36,11 @@ func (ss *session) borrow(naa [8]byte) (*scsi.Nexus, func()) {
 
 // abortAll ends this nexus' commands without an answer (PREEMPT AND ABORT) and
 // waits, no longer than a task management function does, until the device has
-// let go of them.
+// let go of them. PERSISTENT RESERVE OUT goes on: two may preempt each other.
 func (n *nexus) abortAll() bool {
 	c := n.ss.conn
-	w := &waiter{ch: make(chan struct{})}
-	w.left.Add(1)
-	if c.abort(n.mine, w) > 0 {
+	w := newWaiter()
+	if c.abort(func(t *task) bool { return t.nx == n && !reservesOut(t) }, w) > 0 {
 		n.scsi.CommandsCleared()
 	}
 	w.done()

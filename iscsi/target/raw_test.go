@@ -81,6 +81,9 @@ type lab struct {
 
 func newLab(t testing.TB, o Options) *lab {
 	t.Helper()
+	if o.FailureDelay == 0 {
+		o.FailureDelay = time.Millisecond
+	}
 	l := &lab{t: t, s: New(o)}
 	t.Cleanup(func() {
 		if err := l.s.Close(); err != nil {

@@ -32,6 +32,7 @@ func (c *conn) read() error {
 		if err := c.rd.Next(&h); err != nil {
 			return err
 		}
+		c.tx.throttle()
 		c.heard.Store(time.Now().UnixNano())
 		if err := c.handle(&h); err != nil {
 			if errors.Is(err, pdu.ErrDataDigest) {
@@ -94,6 +95,9 @@ func (c *conn) sequence(h *pdu.Header) (bool, error) {
 	case h.Opcode() == pdu.OpNopOut && h.ITT() == pdu.NoTag:
 		return true, nil // must be immediate; an answer to our ping all the same
 	case sn == exp:
+		if h.Opcode() == pdu.OpSCSICommand {
+			c.credits.Add(1) // before ExpCmdSN moves: MaxCmdSN may lag, never lead
+		}
 		c.expCmdSN.Store(exp + 1)
 		return true, nil
 	case pdu.Less(sn, exp) || pdu.Less(exp+c.window-1, sn):
@@ -140,7 +144,7 @@ func (c *conn) command(h *pdu.Header) error {
 	}
 
 	t := newTask(c)
-	t.itt, t.edtl, t.lun = h.ITT(), edtl, h.LUN()
+	t.itt, t.edtl, t.lun, t.credit = h.ITT(), edtl, h.LUN(), !h.Immediate()
 	t.cmd.Limit, t.cmd.Read, t.cmd.Write = int64(edtl), read, write
 	if !read && !write {
 		t.cmd.Limit, t.edtl = 0, 0
@@ -162,7 +166,7 @@ func (c *conn) command(h *pdu.Header) error {
 	case c.over:
 		c.mu.Unlock()
 		n.entry.leave()
-		return c.rd.Skip()
+		return c.rd.Skip() // the connection ends
 	case t.itt == pdu.NoTag || c.tasks[t.itt] != nil:
 		// A tag in use: RFC 7143 section 11.2.1.8 leaves no way to tell the
 		// two apart afterwards.
@@ -171,7 +175,12 @@ func (c *conn) command(h *pdu.Header) error {
 		c.reject(h, rejectInvalidField)
 		return fmt.Errorf("%w: task tag 0x%08x is in use", errProtocol, h.ITT())
 	}
-	full := n.count >= c.srv.opt.QueueDepth || len(c.tasks) >= maxTasks
+	unsolicited := imm
+	if !final {
+		unsolicited = min(edtl, c.par.firstBurst)
+	}
+	full := n.count >= c.srv.opt.QueueDepth || len(c.tasks) >= maxTasks ||
+		!n.admitUnsolicited(t, unsolicited)
 	t.state = collecting
 	c.tasks[t.itt] = t
 	n.count++

@@ -1,7 +1,6 @@
 package target
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -26,20 +25,24 @@ type Server struct {
 	targets   map[iscsi.Name]*target
 	listeners map[net.Listener]portal
 	conns     map[*conn]struct{}
+	joining   []*conn // of conns: those that log in, the oldest first
 	sessions  map[*session]struct{}
 	lastTSIH  uint16
 
-	logins   atomic.Int64 // connections not yet in full feature phase
-	workers  atomic.Int64 // goroutines that may be inside a device
-	idle     chan struct{}
-	refusals limiter
-	wg       sync.WaitGroup // listeners and connections
+	logins  atomic.Int64 // connections not yet in full feature phase
+	workers atomic.Int64 // goroutines that may be inside a device
+	idle    chan struct{}
+
+	readShare, writeShare atomic.Int64 // bytes that one connection may hold, now
+	big                   budget       // commands beyond their share
+	refusals              limiter
+	wg                    sync.WaitGroup // listeners and connections
 }
 
 // New makes a server that listens nowhere and shows nothing. Close ends it.
 func New(o Options) *Server {
 	o = o.withDefaults()
-	return &Server{
+	s := &Server{
 		opt: o, log: o.Logger,
 		targets:   map[iscsi.Name]*target{},
 		listeners: map[net.Listener]portal{},
@@ -47,62 +50,9 @@ func New(o Options) *Server {
 		sessions:  map[*session]struct{}{},
 		idle:      make(chan struct{}, 1),
 	}
-}
-
-func (s *Server) accept(l net.Listener, group uint16) error {
-	defer s.wg.Done()
-	defer func() {
-		s.mu.Lock()
-		delete(s.listeners, l)
-		s.mu.Unlock()
-		l.Close()
-	}()
-	for {
-		nc, err := l.Accept()
-		if err != nil {
-			s.mu.Lock()
-			closed := s.closed
-			s.mu.Unlock()
-			if closed || errors.Is(err, net.ErrClosed) {
-				return nil
-			}
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() || isResource(err) {
-				// Out of descriptors: those in use come back; a portal
-				// that ends would not.
-				time.Sleep(10 * time.Millisecond)
-				continue
-			}
-			return err
-		}
-		s.admit(nc, group)
-	}
-}
-
-// admit starts a connection, unless there are too many.
-func (s *Server) admit(nc net.Conn, group uint16) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.closed:
-		nc.Close()
-	case len(s.conns) >= s.opt.MaxConnections || s.logins.Load() >= int64(s.opt.MaxLogins):
-		nc.Close()
-		if ok, missed := s.refusals.allow("", time.Now()); ok {
-			s.log.Warn("iSCSI connection refused: limit reached", "remote", nc.RemoteAddr(),
-				"connections", len(s.conns), "logging in", s.logins.Load(), "refused before", missed)
-		}
-	default:
-		c := newConn(s, nc)
-		c.portalGroup = group
-		s.conns[c] = struct{}{}
-		s.logins.Add(1)
-		s.wg.Add(1)
-		go func() {
-			defer s.wg.Done()
-			c.run()
-		}()
-	}
+	s.big.left = o.Memory
+	s.divide()
+	return s
 }
 
 // Close stops listening, drops all connections and waits for their goroutines;

@@ -17,6 +17,7 @@ type session struct {
 	conn   *conn
 	info   SessionInfo
 	target *target // nil: discovery
+	alias  string  // of the target
 
 	// view is what the initiator sees, by LUN number. It is replaced, never
 	// changed.
@@ -43,7 +44,7 @@ func (ss *session) see(t *target, grants []mask.Grant) {
 		}
 		n := old[g.LUN]
 		if n == nil || n.entry != e {
-			n = &nexus{ss: ss, entry: e}
+			n = newNexus(ss, e)
 			n.scsi = e.unit.Attach(ss.path(n, g))
 			ss.seen[g.LUN] = e.unit.Identity()
 			changed = true
@@ -55,6 +56,7 @@ func (ss *session) see(t *target, grants []mask.Grant) {
 	for num, n := range old {
 		if view[num] != n {
 			n.scsi.Detach()
+			n.close()
 			changed = true
 		}
 	}

@@ -2,6 +2,7 @@ package target
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -26,10 +27,13 @@ type task struct {
 	itt  uint32
 	edtl uint32
 	lun  uint64
+	// credit says that it took a CmdSN, which opens the command window again
+	// when the task ends.
+	credit bool
 
 	// conn.mu guards these.
 	state state
-	abort *waiter // who waits for the end of it
+	abort []*waiter // who waits for the end of it
 	out   dataOut
 
 	// gone says that nobody waits for an answer any more. It is set with
@@ -152,8 +156,13 @@ func (t *task) sendData(buf *buffer, n int, status bool) {
 }
 
 // residual sets the residual count and returns its flag (RFC 7143 section 11.4.5).
+// A read that failed has transferred what was sent before.
 func (t *task) residual(h *pdu.Header) byte {
-	switch want, limit := t.cmd.Want, t.cmd.Limit; {
+	want, limit := t.cmd.Want, t.cmd.Limit
+	if t.cmd.Status != scsi.Good && t.cmd.Read {
+		want = int64(t.in.sent)
+	}
+	switch {
 	case want > limit:
 		h.SetResidual(uint32(min(want-limit, 0xffffffff)))
 		return pdu.FlagOverflow
@@ -201,7 +210,7 @@ func (t *task) finish() {
 	c, n := t.conn, t.nx
 	c.mu.Lock()
 	c.forget(t)
-	w := t.abort
+	waiters := t.abort
 	gone := t.gone.Load()
 	if !gone {
 		// Before mu is let go: a task management function that doesn't find
@@ -217,17 +226,23 @@ func (t *task) finish() {
 	if n != nil {
 		n.entry.leave()
 	}
-	w.done()
+	for _, w := range waiters {
+		w.done()
+	}
 	if !gone {
 		t.recycle()
 	}
 }
 
-// forget takes a task out of the table and its memory off the account. conn.mu
-// is held.
+// forget takes a task out of the table, its memory off the account and its place
+// in the command window. conn.mu is held.
 func (c *conn) forget(t *task) {
 	if c.tasks[t.itt] == t {
 		delete(c.tasks, t.itt)
+	}
+	if t.credit {
+		t.credit = false
+		c.credits.Add(^uint32(0))
 	}
 	if t.nx != nil {
 		t.nx.count--
@@ -235,21 +250,28 @@ func (c *conn) forget(t *task) {
 	}
 }
 
-// waiter lets a task management function wait for the tasks that it aborts.
+// waiter waits for tasks that were aborted and are in the device.
 type waiter struct {
 	left atomic.Int64
-	ch   chan struct{}
+	ch   chan struct{} // closed when none is left
+}
+
+// newWaiter makes one with a count of its own, which keeps it open while tasks
+// are being marked; done gives it back.
+func newWaiter() *waiter {
+	w := &waiter{ch: make(chan struct{})}
+	w.left.Add(1)
+	return w
 }
 
 func (w *waiter) done() {
-	if w != nil && w.left.Add(-1) == 0 {
+	if w.left.Add(-1) == 0 {
 		close(w.ch)
 	}
 }
 
 // abort ends the tasks that match, without an answer. Those that no device has
-// yet are over when it returns; for the others w, if there is one, waits. w's
-// count is one higher than the tasks it waits for while this runs.
+// yet are over when it returns; for the others w, if there is one, waits.
 func (c *conn) abort(match func(*task) bool, w *waiter) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -270,14 +292,17 @@ func (c *conn) stop(t *task, w *waiter) {
 	t.in.mu.Unlock()
 	switch t.state {
 	case running:
-		if w != nil && t.abort == nil {
+		if w != nil {
 			w.left.Add(1)
-			t.abort = w
+			t.abort = append(t.abort, w)
 		}
 		return
 	case queued:
 		t.nx.queue.remove(t)
 	case collecting: // its data is on its way, and will find no task
+		if t.nx != nil {
+			t.nx.waiting = slices.DeleteFunc(t.nx.waiting, func(o *task) bool { return o == t })
+		}
 	}
 	c.forget(t)
 	if t.nx != nil {

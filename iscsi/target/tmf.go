@@ -25,6 +25,9 @@ const (
 	tmfRejected     = 255
 )
 
+// maxManaging bounds the task management functions of one connection that wait.
+const maxManaging = 32
+
 // taskMgmt takes a Task Management Function Request. What has to stop is marked
 // before it returns, so that later commands are not concerned; the answer
 // comes when the devices have let go.
@@ -46,13 +49,18 @@ func (c *conn) taskMgmt(h *pdu.Header) {
 		return
 	}
 
-	// The extra count keeps w open while tasks are being marked.
-	w := &waiter{ch: make(chan struct{})}
-	w.left.Add(1)
+	if c.managing.Add(1) > maxManaging {
+		// Each waits for a device; their number is the initiator's choice.
+		c.managing.Add(-1)
+		c.tmfRespond(h.ITT(), tmfRejected)
+		return
+	}
+	w := newWaiter()
 	switch fn {
 	case tmfAbortTask:
 		ref := h.RefTag()
 		if c.abort(func(t *task) bool { return t.itt == ref && t.nx == n }, w) == 0 {
+			c.managing.Add(-1)
 			c.tmfRespond(h.ITT(), tmfNoTask)
 			return
 		}
@@ -61,6 +69,7 @@ func (c *conn) taskMgmt(h *pdu.Header) {
 	case tmfClearTaskSet:
 		c.abort(n.mine, w)
 		c.srv.abortOthers(c.ss, n.entry, w, true)
+		n.entry.exorcise(w)
 	case tmfLUNReset:
 		c.resetLUN(n, w)
 	case tmfWarmReset, tmfColdReset:
@@ -74,6 +83,7 @@ func (c *conn) taskMgmt(h *pdu.Header) {
 
 	itt := h.ITT()
 	finish := func(response byte) {
+		c.managing.Add(-1)
 		c.tmfRespond(itt, response)
 		if fn == tmfColdReset {
 			// RFC 7143 section 11.5.1: the connections end. Those of other
@@ -103,6 +113,7 @@ func (c *conn) taskMgmt(h *pdu.Header) {
 func (c *conn) resetLUN(n *nexus, w *waiter) {
 	c.abort(n.mine, w)
 	c.srv.abortOthers(c.ss, n.entry, w, false)
+	n.entry.exorcise(w)
 	n.entry.unit.Reset()
 }
 

@@ -2,6 +2,7 @@ package target
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/cleave-san/cleave/iscsi/pdu"
 )
@@ -37,12 +38,20 @@ type sender struct {
 	work   sync.Cond
 	room   sync.Cond
 	queue  []outgoing
-	owed   int64 // bytes reserved and not yet sent
-	limit  int64
+	owed   int64         // bytes reserved and not yet sent
+	limit  *atomic.Int64 // of owed
 	closed bool
+
+	waiting atomic.Int32  // length of queue
+	sent    atomic.Uint64 // batches
+	busy    atomic.Bool   // in the middle of one
 }
 
-func (s *sender) init(limit int64) {
+// maxWaiting is how many PDUs may wait to be sent before the connection's reader
+// stops: what an initiator that doesn't read can make us answer.
+const maxWaiting = 512
+
+func (s *sender) init(limit *atomic.Int64) {
 	s.work.L, s.room.L, s.limit = &s.mu, &s.mu, limit
 }
 
@@ -55,6 +64,7 @@ func (s *sender) send(o outgoing) {
 	}
 	s.queue = append(s.queue, o)
 	first := len(s.queue) == 1
+	s.waiting.Store(int32(len(s.queue)))
 	s.mu.Unlock()
 	if first {
 		s.work.Signal()
@@ -67,7 +77,7 @@ func (s *sender) send(o outgoing) {
 func (s *sender) reserve(n int64, gone func() bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.owed > 0 && s.owed+n > s.limit {
+	for s.owed > 0 && s.owed+n > s.limit.Load() {
 		if s.closed || gone() {
 			return false
 		}
@@ -78,6 +88,18 @@ func (s *sender) reserve(n int64, gone func() bool) bool {
 	}
 	s.owed += n
 	return true
+}
+
+// throttle waits while too many PDUs wait to be sent.
+func (s *sender) throttle() {
+	if s.waiting.Load() < maxWaiting {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.queue) >= maxWaiting && !s.closed {
+		s.room.Wait()
+	}
 }
 
 // unreserve gives back what will not be sent.
@@ -120,16 +142,23 @@ func (c *conn) write() {
 		}
 		batch := s.queue
 		s.queue = spare[:0]
+		s.waiting.Store(0)
 		s.mu.Unlock()
 		if len(batch) == 0 {
 			return
+		}
+		if len(batch) >= maxWaiting {
+			s.room.Broadcast()
 		}
 		vec = vec[:0]
 		for i := range batch {
 			vec = c.encode(vec, &batch[i])
 		}
 		c.vec = vec
+		s.busy.Store(true)
 		_, err := c.vec.WriteTo(c.nc)
+		s.busy.Store(false)
+		s.sent.Add(1)
 		var sent int64
 		for i := range batch {
 			batch[i].buf.free()
@@ -151,6 +180,14 @@ func (c *conn) write() {
 	}
 }
 
+// commandWindow is ExpCmdSN and MaxCmdSN (RFC 7143 section 4.2.2.1). A command
+// takes its place in the window until it has ended, so an initiator that keeps
+// to it never has more than that here.
+func (c *conn) commandWindow() (exp, last uint32) {
+	exp = c.expCmdSN.Load() // before credits, see sequence
+	return exp, exp + c.window - min(c.credits.Load(), c.window) - 1
+}
+
 // encode numbers a PDU and appends its pieces to vec.
 func (c *conn) encode(vec [][]byte, o *outgoing) [][]byte {
 	switch o.stat {
@@ -161,8 +198,7 @@ func (c *conn) encode(vec [][]byte, o *outgoing) [][]byte {
 		o.h.SetStatSN(c.statSN)
 	case noStatSN:
 	}
-	exp := c.expCmdSN.Load()
-	o.h.SetWindow(exp, exp+c.window-1)
+	o.h.SetWindow(c.commandWindow())
 	data := o.data
 	if o.ninl > 0 {
 		data = o.inline[:o.ninl]
