@@ -124,7 +124,7 @@ func (a *Array) load() error {
 	err := a.store.load()
 	fresh := isNotExist(err)
 	if fresh {
-		a.store.cur = &catalog{Array: lun.NewIdentity(), Pools: map[string]lun.Identity{}}
+		a.store.cur.Store(&catalog{Array: lun.NewIdentity(), Pools: map[string]lun.Identity{}})
 	} else if err != nil {
 		return err
 	}

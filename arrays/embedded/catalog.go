@@ -7,11 +7,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/cleave-san/cleave/arrays/driver"
-	"github.com/cleave-san/cleave/arrays/embedded/disk"
 	"github.com/cleave-san/cleave/lun"
 )
 
@@ -272,66 +270,6 @@ func checkSize(n int64) error {
 	if n <= 0 || n%sector != 0 || n > maxVolume {
 		return driver.Errorf(driver.InvalidRequest, "size %d: want a positive multiple of %d bytes, at most %d", n, sector, int64(maxVolume))
 	}
-	return nil
-}
-
-// store keeps the catalogue on disk.
-type store struct {
-	fs   disk.FS
-	path string
-
-	mu     sync.Mutex
-	cur    *catalog // never changed, only replaced
-	failed error
-}
-
-// read returns the catalogue as it is now; the caller must not change it.
-func (s *store) read() *catalog {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.cur
-}
-
-// update changes the catalogue: when it returns nil, all that fn did is stable.
-// After an error nothing has changed, unless it is of kind OutcomeUnknown: then
-// no further change is accepted until the array is opened again.
-func (s *store) update(fn func(*catalog) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.failed != nil {
-		return s.failed
-	}
-	next := s.cur.clone()
-	if err := fn(next); err != nil {
-		return err
-	}
-	next.Seq++
-	b, err := encodeRecord(catalogKind, catalogVersion, next)
-	if err != nil {
-		return err
-	}
-	if err := disk.Replace(s.fs, s.path, b); err != nil {
-		if errors.Is(err, disk.ErrUncertain) {
-			s.failed = driver.Errorf(driver.OutcomeUnknown, "the catalogue takes no more changes until a restart: %w", err)
-			return s.failed
-		}
-		return fmt.Errorf("writing the catalogue: %w", noSpace(err))
-	}
-	s.cur = next
-	return nil
-}
-
-// load reads the catalogue; os.ErrNotExist if there is none.
-func (s *store) load() error {
-	b, err := disk.ReadFile(s.fs, s.path, maxRecord)
-	if err != nil {
-		return err
-	}
-	c, err := decodeCatalog(b)
-	if err != nil {
-		return fmt.Errorf("%s: %w", s.path, err)
-	}
-	s.cur = c
 	return nil
 }
 

@@ -302,14 +302,14 @@ func TestSplitUndone(t *testing.T) {
 		}
 		return nil
 	}}
-	a.store.mu.Lock()
+	a.store.write.Lock()
 	a.store.fs = hooked // sees writes of the catalogue only
-	a.store.mu.Unlock()
+	a.store.write.Unlock()
 	_, err := a.Split(t.Context(), "t", info.ID)
 	wantKind(t, err, driver.NoSpace)
-	a.store.mu.Lock()
+	a.store.write.Lock()
 	a.store.fs = fs
-	a.store.mu.Unlock()
+	a.store.write.Unlock()
 	if ss, err := a.Lookup(t.Context(), "t"); err != nil || len(ss) != 0 {
 		t.Fatalf("Lookup: %v, %v", ss, err)
 	}

@@ -5,12 +5,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
 	"regexp"
+	"runtime/pprof"
 	"syscall"
 
 	"github.com/cleave-san/cleave/integration/bench"
@@ -27,6 +29,7 @@ func main() {
 	out := flag.String("o", "bench/results.json", "results file")
 	list := flag.Bool("list", false, "only list the rows")
 	verbose := flag.Bool("v", false, "log what happens meanwhile")
+	profile := flag.String("cpuprofile", "", "write a processor profile of this program, both sides of a row in it")
 	flag.Parse()
 	o := bench.Options{Logger: slog.New(slog.DiscardHandler)}
 	if *verbose {
@@ -40,7 +43,7 @@ func main() {
 		bench.List(os.Stdout, all)
 		return
 	}
-	if err := run(*rows, *out, o); err != nil {
+	if err := profiled(*profile, func() error { return run(*rows, *out, o) }); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -55,4 +58,21 @@ func run(rows, out string, o bench.Options) error {
 	defer stop()
 	r := bench.Runner{Rows: chosen, Results: out, Table: os.Stdout}
 	return r.Main(ctx, o, families)
+}
+
+// profiled runs fn and writes a profile of it, if path is not empty.
+func profiled(path string, fn func() error) error {
+	if path == "" {
+		return fn()
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	err = fn()
+	pprof.StopCPUProfile()
+	return errors.Join(err, f.Close())
 }
