@@ -20,6 +20,8 @@ type target struct {
 	leaving  map[uint16]*entry // removed, device not yet left
 	sessions map[*session]struct{}
 	access   map[uint16]scsi.AccessState // by portal group tag; none: active/optimized
+	numbers  *numbers
+	settling sync.Mutex // before Server.mu
 }
 
 // aliasOf is the alias, "" in a discovery session.
@@ -34,6 +36,7 @@ func (t *target) aliasOf() string {
 type entry struct {
 	number uint16
 	unit   *scsi.Unit
+	hidden bool // until the history knows of it; Server.mu guards it
 
 	removed atomic.Bool
 	inside  atomic.Int64  // commands between begin and end
@@ -83,6 +86,10 @@ func (s *Server) AddTarget(name iscsi.Name, alias string) error {
 	if len(alias) > 255 {
 		return fmt.Errorf("target %s: alias of %d bytes, at most 255", name, len(alias))
 	}
+	past, err := openNumbers(s.opt.History, name)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -92,7 +99,7 @@ func (s *Server) AddTarget(name iscsi.Name, alias string) error {
 		return fmt.Errorf("target %s: %w", name, ErrTargetExists)
 	}
 	s.targets[name] = &target{name: name, alias: alias, luns: map[uint16]*entry{},
-		leaving: map[uint16]*entry{}, sessions: map[*session]struct{}{}, access: map[uint16]scsi.AccessState{}}
+		leaving: map[uint16]*entry{}, sessions: map[*session]struct{}{}, access: map[uint16]scsi.AccessState{}, numbers: past}
 	return nil
 }
 
@@ -139,13 +146,15 @@ func (s *Server) RemoveTarget(ctx context.Context, name iscsi.Name) error {
 // AddLUN gives a target a LUN under a number (or NextLUN) and returns the
 // number. It appears at once, with the unit attention REPORTED LUNS DATA HAS
 // CHANGED, in the sessions whose mask has it: set the mask first, or after, but
-// nobody sees the LUN without.
+// nobody sees the LUN without. After an error it is not there.
 //
 // Persistent reservations that Options.Reservations has for the LUN's identity
 // stand from the beginning; scsi.ErrReservations says that they can't be read.
 //
-// A number that a living session has seen with another identity is
-// ErrNumberRetired; NextLUN skips such numbers.
+// A number under which an initiator has seen another identity is ErrNumberRetired
+// until that initiator has logged out of all its sessions, or ForgetInitiator, or
+// 30 days, if it has no session then; NextLUN skips such numbers. An initiator is
+// shown the LUN when Options.History knows that it is.
 func (s *Server) AddLUN(name iscsi.Name, number int, l LUN) (int, error) {
 	if number != NextLUN && (number < 0 || number > mask.MaxLUN) {
 		return 0, fmt.Errorf("target %s: LUN %d: want 0 to %d", name, number, mask.MaxLUN)
@@ -155,31 +164,58 @@ func (s *Server) AddLUN(name iscsi.Name, number int, l LUN) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("target %s: new LUN: %w", name, err)
 	}
+	t, e, err := s.assign(name, number, u)
+	if err != nil {
+		return 0, err
+	}
+	err = s.settle(t)
+	s.mu.Lock()
+	if err != nil {
+		if t.luns[e.number] == e { // nobody has seen it
+			delete(t.luns, e.number)
+			t.numbers.retire(e.number)
+		}
+		s.mu.Unlock()
+		return 0, err
+	}
+	e.hidden = false
+	s.refresh(t)
+	s.mu.Unlock()
+	if err := s.settle(t); err != nil {
+		s.log.Error("iSCSI LUN stays hidden from initiators that have come in between", "target", name, "lun", e.number, "err", err)
+	}
+	return int(e.number), nil
+}
+
+// assign gives a unit a number, still hidden.
+func (s *Server) assign(name iscsi.Name, number int, u *scsi.Unit) (*target, *entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.targets[name]
 	switch {
 	case s.closed:
-		return 0, ErrClosed
+		return nil, nil, ErrClosed
 	case t == nil:
-		return 0, fmt.Errorf("target %s: %w", name, ErrNoTarget)
+		return nil, nil, fmt.Errorf("target %s: %w", name, ErrNoTarget)
 	case number == NextLUN:
 		for number = 0; t.free(uint16(number), u) != nil; number++ {
 			if number == mask.MaxLUN {
-				return 0, fmt.Errorf("target %s: %w: all of them", name, ErrNumberTaken)
+				return nil, nil, fmt.Errorf("target %s: %w: all of them", name, ErrNumberTaken)
 			}
 		}
 	default:
 		if err := t.free(uint16(number), u); err != nil {
-			return 0, fmt.Errorf("target %s: LUN %d: %w", name, number, err)
+			return nil, nil, fmt.Errorf("target %s: LUN %d: %w", name, number, err)
 		}
 	}
 	if err := u.SetPortGroups(s.portGroups(t)); err != nil {
-		return 0, fmt.Errorf("target %s: LUN %d: %w", name, number, err)
+		return nil, nil, fmt.Errorf("target %s: LUN %d: %w", name, number, err)
 	}
-	t.luns[uint16(number)] = &entry{number: uint16(number), unit: u, left: make(chan struct{}, 1)}
+	e := &entry{number: uint16(number), unit: u, hidden: true, left: make(chan struct{}, 1)}
+	t.luns[e.number] = e
+	t.numbers.assign(e.number, u.Identity())
 	s.refresh(t)
-	return number, nil
+	return t, e, nil
 }
 
 // free reports why a number can't be given to u.
@@ -187,10 +223,8 @@ func (t *target) free(n uint16, u *scsi.Unit) error {
 	if t.luns[n] != nil || t.leaving[n] != nil {
 		return ErrNumberTaken
 	}
-	for ss := range t.sessions {
-		if id, seen := ss.seen[n]; seen && id != u.Identity() {
-			return fmt.Errorf("%w (%s from %s)", ErrNumberRetired, ss.info.Initiator, ss.info.Remote)
-		}
+	if !t.numbers.free(n, u.Identity()) {
+		return ErrNumberRetired
 	}
 	return nil
 }
@@ -222,9 +256,14 @@ func (s *Server) RemoveLUN(ctx context.Context, name iscsi.Name, number int) err
 		e.removed.Store(true)
 		delete(t.luns, n)
 		t.leaving[n] = e
+		t.numbers.retire(n)
 		s.refresh(t)
 	}
 	s.mu.Unlock()
+	if err := s.settle(t); err != nil {
+		// It knows of the LUN, which is the safe side.
+		s.log.Warn("iSCSI LUN removed", "target", name, "lun", n, "err", err)
+	}
 
 	err := e.drain(ctx)
 	if err != nil {
@@ -286,17 +325,23 @@ func (s *Server) withLUN(name iscsi.Name, number int, fn func(*entry)) error {
 
 // SetMask replaces what an initiator (or mask.Anyone) sees of a target; no
 // grants: nothing. The target's sessions follow at once. Neither the LUNs
-// nor the target need exist yet.
+// nor the target need exist yet. After an error of Options.History the mask is
+// set, and what it adds is hidden until the next login.
 func (s *Server) SetMask(name, initiator iscsi.Name, grants ...mask.Grant) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err := s.masks.Set(name, initiator, grants...); err != nil {
+		s.mu.Unlock()
 		return err
 	}
-	if t := s.targets[name]; t != nil {
+	t := s.targets[name]
+	if t != nil {
 		s.refresh(t)
 	}
-	return nil
+	s.mu.Unlock()
+	if t == nil {
+		return nil
+	}
+	return s.settle(t)
 }
 
 // SetCredentials says what an initiator (or mask.Anyone without its own) has to

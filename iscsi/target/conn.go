@@ -158,6 +158,7 @@ func (c *conn) leaveServer() {
 		s.divide()
 		if ss.target != nil {
 			delete(ss.target.sessions, ss)
+			ss.target.numbers.end(ss.info.Initiator, ss.port(), c.loggedOut)
 		}
 		if v := ss.view.Load(); v != nil {
 			for _, n := range *v {

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/cleave-san/cleave/iscsi"
-	"github.com/cleave-san/cleave/lun"
 )
 
 // establish makes the session, after the initiator has proved who it is. A session
@@ -16,8 +15,11 @@ func (l *login) establish() error {
 	defer deadline.Stop()
 	for {
 		old, err := l.register()
-		if old == nil {
+		if err != nil {
 			return err
+		}
+		if old == nil {
+			return l.begin()
 		}
 		old.drop("reinstated by its initiator")
 		select {
@@ -28,6 +30,22 @@ func (l *login) establish() error {
 			return refuse(statusTargetError, "%s", c.why)
 		}
 	}
+}
+
+// begin shows the new session its LUNs.
+func (l *login) begin() error {
+	ss, s := l.c.ss, l.c.srv
+	if ss.target == nil {
+		return nil
+	}
+	if err := s.settle(ss.target); err != nil {
+		s.log.Error("iSCSI login refused", "initiator", l.initiator, "target", l.target, "err", err)
+		return refuse(statusTargetError, "%v", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ss.begun = true
+	return nil
 }
 
 // register puts the session into the server's books, or returns the connection
@@ -55,7 +73,7 @@ func (l *login) register() (*conn, error) {
 		return nil, refuse(statusOutOfResources, "no session identifier is free")
 	}
 	s.leaveJoining(c)
-	ss := &session{srv: s, conn: c, target: t, alias: t.aliasOf(), seen: map[uint16]lun.Identity{},
+	ss := &session{srv: s, conn: c, target: t, alias: t.aliasOf(),
 		info: SessionInfo{Initiator: l.initiator, Target: l.name(), ISID: l.first.ISID(), TSIH: tsih,
 			Remote: c.remote, Since: time.Now()}}
 	c.ss = ss
@@ -63,6 +81,7 @@ func (l *login) register() (*conn, error) {
 	s.divide()
 	if t != nil {
 		t.sessions[ss] = struct{}{}
+		t.numbers.begin(l.initiator, ss.port())
 		ss.see(t, s.masks.View(t.name, l.initiator))
 	}
 	return nil, nil

@@ -29,6 +29,10 @@ type Options struct {
 	// none survives, and APTPL is refused.
 	Reservations scsi.Store
 
+	// History keeps over restarts which initiators have seen what under which
+	// LUN number; nil: that is known only while the server runs.
+	History History
+
 	MaxConnections int           // connections at once, logging in or not; default 1024
 	LoginTimeout   time.Duration // from accept to full feature phase; default 15 s
 
@@ -102,7 +106,7 @@ var (
 	ErrNoTarget      = errors.New("no such target")
 	ErrNoLUN         = errors.New("no such LUN")
 	ErrNumberTaken   = errors.New("LUN number is in use")
-	ErrNumberRetired = errors.New("LUN number was seen by a session that still lives")
+	ErrNumberRetired = errors.New("LUN number is remembered by an initiator that has not logged out")
 
 	// ErrBusy is returned by RemoveLUN and RemoveTarget when the device had
 	// not come back from all calls in time. The LUN is gone for initiators;

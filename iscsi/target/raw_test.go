@@ -240,6 +240,20 @@ func (r *raw) start(initiator iscsi.Name, keys ...pdu.Key) {
 	r.rd.DataDigest = out["DataDigest"] == "CRC32C"
 }
 
+// logout ends the session as agreed.
+func (r *raw) logout() {
+	r.t.Helper()
+	var h pdu.Header
+	h.Set(pdu.OpLogout|0x40, pdu.FlagFinal)
+	h.SetITT(3)
+	binary.BigEndian.PutUint32(h[24:], r.cmdSN)
+	r.must(r.send(&h, nil))
+	if a, _, err := r.recv(); err != nil || a.Opcode() != pdu.OpLogoutResp || a[2] != 0 {
+		r.t.Errorf("logout: %v %s response %d", err, &a, a[2])
+	}
+	r.gone()
+}
+
 // command sends a SCSI command with immediate data.
 func (r *raw) command(lun int, flags byte, cdb []byte, edtl uint32, imm []byte) uint32 {
 	r.t.Helper()

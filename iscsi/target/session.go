@@ -7,7 +7,6 @@ import (
 
 	"github.com/cleave-san/cleave/iscsi/mask"
 	"github.com/cleave-san/cleave/iscsi/scsi"
-	"github.com/cleave-san/cleave/lun"
 )
 
 // session is one I_T nexus in full feature phase. MaxConnections is 1, so it
@@ -23,9 +22,8 @@ type session struct {
 	// changed.
 	view atomic.Pointer[map[uint16]*nexus]
 
-	// seen is every number that the initiator has been shown, and what was
-	// there. Server.mu guards it.
-	seen map[uint16]lun.Identity
+	// begun says that the initiator knows of the session. Server.mu guards it.
+	begun bool
 }
 
 // see brings the view up to date with the target's LUNs and the mask. Server.mu
@@ -39,14 +37,13 @@ func (ss *session) see(t *target, grants []mask.Grant) {
 	changed := false
 	for _, g := range grants {
 		e := t.luns[g.LUN]
-		if e == nil {
+		if e == nil || !t.numbers.may(g.LUN, e.unit.Identity(), ss.info.Initiator) || e.hidden {
 			continue
 		}
 		n := old[g.LUN]
 		if n == nil || n.entry != e {
 			n = newNexus(ss, e)
 			n.scsi = e.unit.Attach(ss.path(n, g))
-			ss.seen[g.LUN] = e.unit.Identity()
 			changed = true
 		} else {
 			n.scsi.SetReadOnly(g.ReadOnly)
@@ -61,12 +58,15 @@ func (ss *session) see(t *target, grants []mask.Grant) {
 		}
 	}
 	ss.view.Store(&view)
-	if changed && old != nil { // not what a session begins with
+	if changed && ss.begun { // not what a session begins with
 		for _, n := range view {
 			n.scsi.Attention(scsi.LUNsChanged)
 		}
 	}
 }
+
+// port tells the session from others of its initiator.
+func (ss *session) port() port { return port{ss.info.ISID, ss.conn.portalGroup} }
 
 // luns lists what the initiator sees, in order, for REPORT LUNS.
 func (ss *session) luns() []uint16 {

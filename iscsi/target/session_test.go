@@ -247,15 +247,7 @@ func TestLogout(t *testing.T) {
 	l := newLab(t, Options{})
 	l.add(newDisk(1 << 20))
 	r := l.login(alice)
-	var h pdu.Header
-	h.Set(pdu.OpLogout|0x40, pdu.FlagFinal)
-	h.SetITT(3)
-	binary.BigEndian.PutUint32(h[24:], r.cmdSN)
-	r.must(r.send(&h, nil))
-	if a, _, err := r.recv(); err != nil || a.Opcode() != pdu.OpLogoutResp || a[2] != 0 {
-		t.Errorf("%v %s", err, &a)
-	}
-	r.gone()
+	r.logout()
 	eventually(t, "session has ended", func() bool { return len(l.s.Sessions()) == 0 })
 }
 
@@ -288,10 +280,16 @@ func TestNumbersAreNotReused(t *testing.T) {
 	if st, _, sense := r.answer(r.command(0, pdu.FlagFinal, make([]byte, 16), 0, nil)); st != 2 || sense[2+12] != 0x3f || sense[2+13] != 0x0e {
 		t.Errorf("status %d sense %x, want REPORTED LUNS DATA HAS CHANGED", st, sense)
 	}
+	// Cut off, it may come back and still have a device for the old one.
 	r.nc.Close()
 	eventually(t, "session has ended", func() bool { return len(l.s.Sessions()) == 0 })
+	if _, err := l.s.AddLUN(testTarget, 1, LUN{Device: newDisk(4096)}); !errors.Is(err, ErrNumberRetired) {
+		t.Errorf("after a cut: %v", err)
+	}
+	l.login(alice).logout()
+	eventually(t, "session has ended", func() bool { return len(l.s.Sessions()) == 0 })
 	if _, err := l.s.AddLUN(testTarget, 1, LUN{Device: newDisk(4096)}); err != nil {
-		t.Errorf("after it: %v", err)
+		t.Errorf("after a logout: %v", err)
 	}
 	// The grants went with the old one.
 	r = l.login(bob)
