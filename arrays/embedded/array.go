@@ -125,7 +125,10 @@ func (a *Array) load() error {
 	fresh := isNotExist(err)
 	if fresh {
 		a.store.cur.Store(&catalog{Array: lun.NewIdentity(), Pools: map[string]lun.Identity{}})
-	} else if err != nil {
+		// Who we are is stable before a pool says that it is ours.
+		err = a.store.update(func(*catalog) error { return nil })
+	}
+	if err != nil {
 		return err
 	}
 	cat := a.store.read()
@@ -153,7 +156,7 @@ func (a *Array) load() error {
 			a.pools[name] = &pool{name: name, offline: fmt.Errorf("pool %q is not configured", name)}
 		}
 	}
-	if !fresh && len(added) == 0 {
+	if len(added) == 0 {
 		return nil
 	}
 	return a.store.update(func(c *catalog) error {

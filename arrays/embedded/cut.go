@@ -123,9 +123,6 @@ func (a *Array) disarm(s *cuts) error {
 // commit splits what is armed. After an error nothing is split, and nothing is
 // armed any more, unless the catalogue could not be written.
 func (a *Array) commit(s *cuts) ([]driver.Snapshot, error) {
-	for _, k := range s.parts {
-		k.v.log.hold()
-	}
 	var at time.Time
 	var held time.Duration
 	err := s.atRest(a.o.HoldLimit, func() (err error) {
@@ -145,7 +142,7 @@ func (a *Array) commit(s *cuts) ([]driver.Snapshot, error) {
 	snaps := make([]driver.Snapshot, len(s.parts))
 	c := a.store.read()
 	for i, k := range s.parts {
-		k.v.log.unhold()
+		k.v.left()
 		k.v.setEpoch(k.epoch, k.dirty)
 		r := c.snapshot(k.snap)
 		snaps[i] = a.describe(r)
@@ -173,6 +170,7 @@ func (s *cuts) instant(c *catalog) (at time.Time, held time.Duration, err error)
 		k.v.state.Lock()
 		defer k.v.state.Unlock()
 		next[i] = k.v.cur.parts()
+		k.leave(next[i].dirty)
 		next[i].dirty = k.dirty
 		switch n := len(next[i].insync); {
 		case !slices.Contains(next[i].insync, k.p) || n < 2 && k.clone == nil:

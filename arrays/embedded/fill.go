@@ -71,19 +71,27 @@ func (v *volume) unite(own string, others []string) (todo *mapFile, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range others {
-		if name == own {
-			continue
-		}
-		m, err := v.openOrAll(name, v.size.Load(), regionSize)
-		if err != nil {
-			todo.close()
-			return nil, err
-		}
-		todo.or(m.bitmap)
-		m.close()
+	if err := v.addMaps(todo, others); err != nil {
+		todo.close()
+		return nil, err
 	}
 	return todo, nil
+}
+
+// addMaps adds the bits of other map files to m.
+func (v *volume) addMaps(m *mapFile, others []string) error {
+	for _, name := range others {
+		if v.a.mapPath(name) == m.path {
+			continue
+		}
+		o, err := v.openOrAll(name, v.size.Load(), regionSize)
+		if err != nil {
+			return err
+		}
+		m.or(o.bitmap)
+		o.close()
+	}
+	return nil
 }
 
 // startFill lets a fill run until it is done or cancelled.

@@ -17,7 +17,9 @@ import (
 // writes for all who wait.
 type intentLog struct {
 	file  *mapFile
-	limit int    // regions
+	limit int // regions
+	// maxOp is the most bytes that one begin may ask for: two fit at once.
+	maxOp int64
 	full  func() // asks for a clean; must not block
 
 	mu       sync.Mutex
@@ -26,7 +28,6 @@ type intentLog struct {
 	fresh    []*logRegion // marked in memory, not yet being flushed
 	flushing bool
 	tick     uint32
-	held     int // see hold
 	waiting  int // in admit
 	failures int // of clean
 	failure  error
@@ -40,17 +41,17 @@ type logRegion struct {
 	stable   bool
 	adopted  bool // left by a crash, and in flight for the recovery
 	cleaning bool // a clean is under way and no write came since it began
+	clearing bool // its mark is being cleared and no write came since
 }
 
 var errMapClosed = fmt.Errorf("intent log: %w", lun.ErrClosed)
 
+// minMarks is the smallest limit, in regions.
+const minMarks = 4
+
 func newIntentLog(f *mapFile, limitBytes int64, full func()) *intentLog {
-	l := &intentLog{
-		file: f, full: full,
-		// Any one write must fit, and room be left for a second.
-		limit:   max(int(limitBytes/f.unit), 2*int(maxTransfer/f.unit+2)),
-		regions: make(map[int64]*logRegion),
-	}
+	l := &intentLog{file: f, full: full, limit: max(int(limitBytes/f.unit), minMarks), regions: make(map[int64]*logRegion)}
+	l.maxOp = min(int64(l.limit/2-1)*f.unit, maxTransfer) // it may touch one region more
 	l.changed.L = &l.mu
 	return l
 }
@@ -70,8 +71,10 @@ func (l *intentLog) begin(off, n int64) error {
 		if r == nil {
 			r = &logRegion{index: i}
 			l.regions[i] = r
-			l.fresh = append(l.fresh, r)
-			l.file.set(i)
+			l.mark(r)
+		} else if r.clearing {
+			r.clearing = false
+			l.mark(r)
 		}
 		r.inflight++
 		r.touched = l.tick
@@ -93,6 +96,12 @@ func (l *intentLog) begin(off, n int64) error {
 	return nil
 }
 
+// mark sets a region's mark. It is stable after the next flush.
+func (l *intentLog) mark(r *logRegion) {
+	l.fresh = append(l.fresh, r)
+	l.file.set(r.index)
+}
+
 // admit waits until the regions from first to last fit under the limit. It
 // holds nothing while it waits, so those in flight always get to their end.
 func (l *intentLog) admit(first, last int64) error {
@@ -107,9 +116,7 @@ func (l *intentLog) admit(first, last int64) error {
 				missing++
 			}
 		}
-		// A split that is not yet certain keeps all marks; nobody is made to
-		// wait for it.
-		if missing == 0 || len(l.regions)+missing <= l.limit || l.held > 0 {
+		if missing == 0 || len(l.regions)+missing <= l.limit {
 			return nil
 		}
 		if l.failures != failures {
@@ -157,26 +164,16 @@ func (l *intentLog) release(first, last int64) {
 	}
 }
 
-// hold keeps all marks until the matching unhold. While a split is not yet
-// certain, a mark is what brings the mirror back if it comes to nothing.
-func (l *intentLog) hold() {
+// wake has those who wait for room look again.
+func (l *intentLog) wake() {
 	l.mu.Lock()
-	l.held++
-	for _, r := range l.regions {
-		r.cleaning = false
-	}
-	l.mu.Unlock()
-}
-
-func (l *intentLog) unhold() {
-	l.mu.Lock()
-	l.held--
 	l.changed.Broadcast()
 	l.mu.Unlock()
 }
 
-// errHeld says that marks can't be cleared now.
-var errHeld = errors.New("intent log is held by a split")
+// errNotNow says that marks can't be cleared until a split has come to its end.
+// Whoever waits for room is woken then.
+var errNotNow = errors.New("a mirror that is being split off has failed")
 
 // clean clears the marks of regions that nobody writes to, after sync has made
 // what was written to them stable. With idle, only regions that were not
@@ -185,7 +182,7 @@ func (l *intentLog) clean(idle bool, sync func() error) error {
 	l.mu.Lock()
 	n := 0
 	for _, r := range l.regions {
-		r.cleaning = r.inflight == 0 && r.stable && l.held == 0 && (!idle || l.tick-r.touched >= 2)
+		r.cleaning = r.inflight == 0 && r.stable && (!idle || l.tick-r.touched >= 2)
 		if r.cleaning {
 			n++
 		}
@@ -197,24 +194,41 @@ func (l *intentLog) clean(idle bool, sync func() error) error {
 	err := sync()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	defer l.changed.Broadcast()
+	if errors.Is(err, errNotNow) {
+		return err
+	}
+	if err == nil {
+		err = l.clearLocked()
+	}
 	if err != nil {
 		l.failures++
 		l.failure = err
-		return err
 	}
-	if l.held > 0 {
-		return errHeld
-	}
-	for i, r := range l.regions {
+	l.changed.Broadcast()
+	return err
+}
+
+// clearLocked clears the marks of regions that are clean. Room is made when that
+// is stable, and not for regions that a write has come to meanwhile.
+func (l *intentLog) clearLocked() error {
+	var cleared []*logRegion
+	for _, r := range l.regions {
 		if r.cleaning {
-			l.file.clear(i)
-			delete(l.regions, i)
+			r.cleaning, r.stable, r.clearing = false, false, true
+			l.file.clear(r.index)
+			cleared = append(cleared, r)
 		}
 	}
-	// The clearing need not be stable: it goes with the next mark, or is done
-	// again after a crash.
-	return nil
+	for l.flushing {
+		l.changed.Wait()
+	}
+	err := l.flushLocked()
+	for _, r := range cleared {
+		if err == nil && r.clearing {
+			delete(l.regions, r.index)
+		}
+	}
+	return err
 }
 
 // nextTick is called once in every LogIdle/2.

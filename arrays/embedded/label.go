@@ -2,7 +2,7 @@ package embedded
 
 import (
 	"bytes"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -88,10 +88,11 @@ func (l *labeller) write() {
 		if l.written[path] == nil { // not since we started: it may be right already
 			if old, err := disk.ReadFile(l.a.fs, path, 1<<20); err == nil && bytes.Equal(old, b) {
 				l.written[path] = b
+				l.a.scrap(path + disk.NewSuffix) // which a crash may have left
 				return
 			}
 		}
-		if err := disk.Replace(l.a.fs, path, b); err != nil {
+		if err := l.replace(m.ID, path, b); err != nil {
 			l.a.o.Logger.Warn("a mirror's label was not written", "file", path, "error", err)
 			return
 		}
@@ -117,13 +118,30 @@ func (l *labeller) write() {
 	}
 	for path := range l.written {
 		if !seen[path] {
-			// Its owner is gone; removing it went with the raw file, unless we
-			// wrote it again in between.
-			l.a.scrap(path)
-			l.a.removeDir(filepath.Dir(path))
 			delete(l.written, path)
 		}
 	}
+}
+
+// replace writes a label, unless its mirror is gone: then its files are too, or
+// will be as soon as the directories are let go.
+func (l *labeller) replace(mirror lun.Identity, path string, b []byte) error {
+	l.a.dirs.Lock()
+	defer l.a.dirs.Unlock()
+	if !l.a.store.read().hasMirror(mirror) {
+		return nil
+	}
+	return disk.Replace(l.a.fs, path, b)
+}
+
+// hasMirror reports whether the mirror is a volume's or a snapshot's.
+func (c *catalog) hasMirror(id lun.Identity) bool {
+	for i := range c.Volumes {
+		if c.Volumes[i].mirror(id) != nil {
+			return true
+		}
+	}
+	return slices.ContainsFunc(c.Snapshots, func(s snapshotRecord) bool { return s.Mirror.ID == id })
 }
 
 // change updates the catalogue and has labels follow.

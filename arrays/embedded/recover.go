@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -27,16 +26,15 @@ import (
 //	a mirror that can't be opened  is dropped, if the volume has another
 func (a *Array) recover() error {
 	cat := a.store.read().clone()
-	if err := a.emptyTrash(cat); err != nil {
-		return err
-	}
-	a.undoPending(cat)
+	a.emptyTrash(cat)
+	undone := a.undoPending(cat)
+	cat.trimEpochs()
 	var after []func()
 	for i := range cat.Volumes {
 		r := &cat.Volumes[i]
 		v := newVolume(a, r)
 		a.volumes[r.ID] = v
-		begin, err := v.bringUp(r)
+		begin, err := v.bringUp(r, undone[r.ID])
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.label, err)
 		}
@@ -68,47 +66,45 @@ func (a *Array) recover() error {
 	return nil
 }
 
-// emptyTrash removes files that belong to nothing. What can't be removed stays
-// in the list.
-func (a *Array) emptyTrash(cat *catalog) error {
-	var left []fileRef
-	for _, t := range cat.Trash {
-		if p := a.pools[t.Pool]; p == nil || p.offline != nil {
-			left = append(left, t)
-			continue
-		}
-		if err := a.fs.Remove(a.poolPath(t.Pool, t.Path)); err != nil && !isNotExist(err) {
-			a.event(LeftOver, nil, lun.Identity{}, "a deleted file could not be removed: %v", err)
-			left = append(left, t)
-			continue
-		}
-		a.removeDir(a.poolPath(t.Pool, filepath.Dir(t.Path)))
-	}
-	cat.Trash = left
-	return nil
-}
-
 // undoPending puts the mirrors of splits that did not become certain back to
-// their volumes. What they lack is under the marks of the intent log, which
-// bringUp adds to what is to be copied.
-func (a *Array) undoPending(cat *catalog) {
+// their volumes. What they lack is in the map of the epoch that had begun, or
+// under a mark of the intent log. It returns the epochs' maps.
+func (a *Array) undoPending(cat *catalog) map[lun.Identity][]string {
+	maps := map[lun.Identity][]string{}
 	for _, p := range cat.Pending {
 		for _, m := range p.Members {
-			mr := cat.volume(m.Volume).mirror(m.Mirror)
-			if mr.State == inSync && !m.Clone {
-				mr.State = filling
+			name := epochMapName(m.Volume, m.Epoch)
+			if mr := cat.volume(m.Volume).mirror(m.Mirror); mr.State == inSync && !m.Clone {
+				mr.State, mr.Todo = filling, []string{name}
 			}
+			maps[m.Volume] = append(maps[m.Volume], name)
 		}
 		a.event(SplitUndone, nil, lun.Identity{}, "the split of %d volumes for tag %q had not been completed and was undone", len(p.Members), p.Tag)
 	}
 	cat.Pending = nil
+	return maps
 }
 
-// bringUp opens a volume's files. begin starts what has to go on, once the
-// catalogue is stable.
-func (v *volume) bringUp(r *volumeRecord) (begin func(), err error) {
+// trimEpochs forgets epochs that ended before the oldest snapshot began: a crash
+// came before their maps were given up. Fills that need one name it.
+func (c *catalog) trimEpochs() {
+	for i := range c.Volumes {
+		v := &c.Volumes[i]
+		needed := func(n uint64) bool {
+			return slices.ContainsFunc(c.Snapshots, func(s snapshotRecord) bool { return s.Volume == v.ID && s.Epoch == n })
+		}
+		for len(v.Epochs) > 0 && !needed(v.Epochs[0]) {
+			v.Epochs = v.Epochs[1:]
+		}
+	}
+}
+
+// bringUp opens a volume's files. undone are the maps of epochs that came to
+// nothing: their regions changed in the epoch before. begin starts what has to
+// go on, once the catalogue is stable.
+func (v *volume) bringUp(r *volumeRecord, undone []string) (begin func(), err error) {
 	a := v.a
-	log, err := v.openOrAll(v.logName(), r.Size, logUnit(r.Size))
+	log, err := v.openOrAll(v.logName(), r.Size, a.logUnit(r.Size))
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +122,9 @@ func (v *volume) bringUp(r *volumeRecord) (begin func(), err error) {
 	}
 	if e.dirty != nil {
 		orScaled(e.dirty, log)
+		if err := v.addMaps(e.dirty, undone); err != nil {
+			return nil, err
+		}
 		if err := e.dirty.flush(); err != nil {
 			return nil, err
 		}
@@ -323,7 +322,7 @@ func (a *Array) sweepMaps() {
 	for _, v := range cat.Volumes {
 		keep[v.ID.String()+".log"] = true
 		for _, n := range v.Epochs {
-			keep[fmt.Sprintf("%s.%d.dirty", v.ID, n)] = true
+			keep[epochMapName(v.ID, n)] = true
 		}
 		for _, m := range v.Mirrors {
 			for _, t := range m.Todo {

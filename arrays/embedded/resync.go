@@ -4,14 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/cleave-san/cleave/arrays/driver"
-	"github.com/cleave-san/cleave/arrays/embedded/disk"
-	"github.com/cleave-san/cleave/lun"
 )
 
 // Resync puts a split mirror back under its volume. Regions that changed on
@@ -299,43 +295,4 @@ func (a *Array) deleteSnapshot(s *snapshot, v *volume) error {
 	}
 	a.discard(files)
 	return nil
-}
-
-// removeDir removes a volume's directory in a pool if nothing is left in it.
-func (a *Array) removeDir(dir string) {
-	a.dirs.Lock()
-	defer a.dirs.Unlock()
-	_ = a.fs.Remove(dir) // it stays as long as there is something in it
-}
-
-// scrap removes a file of ours that nothing refers to any more. One that stays
-// is in nobody's way: maps are looked through at the next start, and labels of
-// mirrors that are gone are passed over.
-func (a *Array) scrap(path string) {
-	if err := a.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		a.o.Logger.Warn("a file that is no longer needed stays", "error", err)
-	}
-}
-
-// discard removes files that are in the trash and takes them out of it. A file
-// that can't be removed stays there for the next start.
-func (a *Array) discard(files []fileRef) {
-	removed := map[fileRef]bool{}
-	for _, f := range files {
-		if p := a.pools[f.Pool]; p == nil || p.offline != nil {
-			continue
-		}
-		if err := a.fs.Remove(a.poolPath(f.Pool, f.Path)); err != nil && !isNotExist(err) {
-			a.event(LeftOver, nil, lun.Identity{}, "a deleted file could not be removed: %v", err)
-			continue
-		}
-		a.removeDir(a.poolPath(f.Pool, filepath.Dir(f.Path)))
-		removed[f] = true
-	}
-	if err := a.store.update(func(c *catalog) error {
-		c.Trash = slices.DeleteFunc(c.Trash, func(f fileRef) bool { return removed[f] })
-		return nil
-	}); err != nil && !errors.Is(err, disk.ErrUncertain) {
-		a.o.Logger.Warn("removed files stay in the catalogue's trash until a restart", "error", err)
-	}
 }

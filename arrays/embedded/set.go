@@ -51,6 +51,7 @@ type set struct {
 
 	cleaning    sync.Mutex
 	cleanWanted atomic.Bool
+	leaving     atomic.Pointer[leaving]
 }
 
 var errOffline = errors.New("no mirror can be used")
@@ -114,7 +115,7 @@ func (s *set) writeAt(p []byte, off int64) (int, error) {
 		return 0, fmt.Errorf("writing %d bytes at %d of %s: %w", len(p), off, s.label, err)
 	}
 	for n := 0; n < len(p); {
-		k := min(len(p)-n, maxTransfer)
+		k := int(min(int64(len(p)-n), s.log.maxOp))
 		if err := s.do(opWrite, p[n:n+k], off+int64(n), int64(k)); err != nil {
 			return n, fmt.Errorf("writing %d bytes at %d of %s: %w", len(p), off, s.label, err)
 		}
@@ -128,8 +129,8 @@ func (s *set) zero(off, n int64) error { return s.fill(opZero, "zeroing", off, n
 
 func (s *set) fill(k opKind, verb string, off, n int64) error {
 	err := lun.CheckRange(off, n, s.size.Load())
-	for at, end := off, off+n; err == nil && at < end; at += maxTransfer {
-		err = s.do(k, nil, at, min(end-at, maxTransfer))
+	for at, end := off, off+n; err == nil && at < end; at += s.log.maxOp {
+		err = s.do(k, nil, at, min(end-at, s.log.maxOp))
 	}
 	if err != nil {
 		return fmt.Errorf("%s %d bytes at %d of %s: %w", verb, n, off, s.label, err)
@@ -137,7 +138,7 @@ func (s *set) fill(k opKind, verb string, off, n int64) error {
 	return nil
 }
 
-// do performs one change of at most maxTransfer bytes.
+// do performs one change of at most log.maxOp bytes.
 func (s *set) do(k opKind, p []byte, off, n int64) error {
 	if e := s.fatal.Load(); e != nil {
 		return *e
@@ -487,9 +488,12 @@ func (s *set) cleanLocked(idle bool) error {
 			}
 		}
 		if e.dirty != nil {
-			return e.dirty.flush()
+			if err := e.dirty.flush(); err != nil {
+				return err
+			}
 		}
-		return nil
+		// After enter: who is in the epoch that began sees who left.
+		return s.leaving.Load().settle()
 	})
 }
 
@@ -523,7 +527,7 @@ func (s *set) shutdown() error {
 	}
 	// Marks stay if anything was not synced, or is not yet equal.
 	if errors.Join(errs...) == nil && !e.fixed && before == nil {
-		errs = append(errs, s.log.clean(false, func() error { return nil }), s.log.file.flush())
+		errs = append(errs, s.log.clean(false, s.leaving.Load().settle))
 	}
 	for _, p := range ps {
 		errs = append(errs, p.f.Close())

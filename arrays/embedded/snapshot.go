@@ -257,7 +257,7 @@ func (s *snapshot) openMaps() (dirty, log *mapFile, err error) {
 	if dirty, err = open(splitMapName(s.mirror.ID), regionSize); err != nil {
 		return nil, nil, err
 	}
-	if log, err = open(splitLogName(s.mirror.ID), logUnit(s.size)); err != nil {
+	if log, err = open(splitLogName(s.mirror.ID), s.a.logUnit(s.size)); err != nil {
 		dirty.close()
 		return nil, nil, err
 	}

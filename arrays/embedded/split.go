@@ -34,8 +34,9 @@ func (a *Array) SplitGroup(ctx context.Context, tag driver.Tag, vs []driver.Volu
 //     flush the bitmaps of the epochs that ended
 //  5. replace the pending record by the snapshots: the split is certain
 //
-// Until 5, marks of the intent logs stay, so that a mirror can go back. Only 3
-// holds writes, and nothing in it waits for a disk.
+// Until 5, a mark of the intent logs is cleared only when what a mirror needs to
+// go back is stable: see leaving. Only 3 holds writes, and nothing in it waits
+// for a disk.
 func (a *Array) split(ctx context.Context, tag driver.Tag, refs []driver.VolumeID, whole bool) ([]driver.Snapshot, error) {
 	vols, release, err := a.lockTag(ctx, tag, refs)
 	if err != nil {

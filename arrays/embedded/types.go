@@ -32,6 +32,7 @@ type Options struct {
 	// LogIdle is after which time without a write a region's mark is cleared.
 	// Default: 5 s.
 	LogIdle time.Duration
+	logUnit int64 // of tests, which want many regions in small volumes
 	// HoldLimit bounds for how long a snapshot by reflink may hold writes: when
 	// it has passed they go on, and the split fails. Splits of mirrors never
 	// come near it. Default: 5 s.

@@ -9,13 +9,14 @@ import (
 
 // undo takes back a split that did not become certain, while the array runs.
 // The mirrors go back to their volumes, to be filled with what was written
-// since; one that failed meanwhile is broken. Marks of the intent logs stay
-// until that is stable.
+// since; one that failed meanwhile is broken. What
+// they need to go back stays until that is stable.
 func (a *Array) undo(s *cuts) {
 	if err := a.store.failure(); err != nil {
 		// Whether the split is certain is on the disk, and known at the next
-		// start. Until then the mirrors stay off and the marks stay set.
+		// start. Until then the mirrors stay off, and can go back.
 		a.o.Logger.Error("a split's outcome is unknown until a restart", "group", s.group, "error", err)
+		s.stay()
 		return
 	}
 	todos := make(map[lun.Identity]*mapFile)
@@ -48,11 +49,12 @@ func (a *Array) undo(s *cuts) {
 	})
 	if err != nil {
 		a.o.Logger.Error("undoing a split could not be recorded; a restart repeats it", "group", s.group, "error", err)
+		s.stay()
 		return
 	}
 	a.event(SplitUndone, nil, lun.Identity{}, "a split of %d volumes did not succeed and was undone", len(s.parts))
 	for _, k := range s.parts {
-		k.v.log.unhold()
+		k.v.left()
 		if todo := todos[k.p.id]; todo != nil {
 			k.v.startFill(k.v.newFill(k.p, todo, false))
 		} else if k.old != nil && k.clone == nil {

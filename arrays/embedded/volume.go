@@ -60,15 +60,21 @@ func newVolume(a *Array, r *volumeRecord) *volume {
 	return v
 }
 
-func (v *volume) logName() string             { return v.id.String() + ".log" }
-func (v *volume) epochName(n uint64) string   { return fmt.Sprintf("%s.%d.dirty", v.id, n) }
+func (v *volume) logName() string           { return v.id.String() + ".log" }
+func (v *volume) epochName(n uint64) string { return epochMapName(v.id, n) }
+func epochMapName(volume lun.Identity, n uint64) string {
+	return fmt.Sprintf("%s.%d.dirty", volume, n)
+}
 func todoName(mirror lun.Identity) string     { return mirror.String() + ".todo" }
 func splitMapName(mirror lun.Identity) string { return mirror.String() + ".split" }
 func splitLogName(mirror lun.Identity) string { return mirror.String() + ".log" }
 
 // logUnit is the size of an intent log's regions: 4 MiB, or more for volumes
 // that would have over 16,384 of them, up to 64 MiB.
-func logUnit(size int64) int64 {
+func (a *Array) logUnit(size int64) int64 {
+	if a.o.logUnit > 0 {
+		return a.o.logUnit
+	}
 	unit := int64(4 << 20)
 	for unit < 64<<20 && size/unit > 16<<10 {
 		unit *= 2
@@ -276,7 +282,7 @@ func (v *volume) tick() {
 		return
 	}
 	v.a.start(func() {
-		if err := v.cleanIdle(); err != nil && !errors.Is(err, errHeld) && !errors.Is(err, errOffline) {
+		if err := v.cleanIdle(); err != nil && !errors.Is(err, errNotNow) && !errors.Is(err, errOffline) {
 			v.a.o.Logger.Warn("intent log not cleared", "volume", v.name, "error", err)
 		}
 	})

@@ -94,13 +94,17 @@ func ReadFile(fs FS, name string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
+// NewSuffix is what Replace adds to a name for the file that it writes first,
+// and that a crash may leave behind. The next Replace of the name removes it.
+const NewSuffix = ".new"
+
 // Replace puts data in place of what name held, or makes it. After a crash at
 // any point name holds the old content or the new, never a part of either. The
 // new content is stable when Replace returns nil. After an error the old
 // content is there, unless the error is ErrUncertain. Two calls for one name
 // must not overlap.
 func Replace(fs FS, name string, data []byte) error {
-	tmp := name + ".new"
+	tmp := name + NewSuffix
 	f, err := fs.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return err

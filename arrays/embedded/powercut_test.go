@@ -1,0 +1,123 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cleave-san/cleave/arrays/embedded/disk/disktest"
+)
+
+// pcEnv reads a number from the environment:
+//
+//	CLEAVE_POWERCUT_CUTS  cut points; by default 10,000, and fewer with -short or -race
+//	CLEAVE_POWERCUT_SEED  the first trace's seed, as a failure prints it
+//	CLEAVE_POWERCUT_AT    the one sync point of it to cut at
+func pcEnv(t *testing.T, name string) (n uint64, given bool) {
+	s := os.Getenv("CLEAVE_POWERCUT_" + name)
+	if s == "" {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatalf("CLEAVE_POWERCUT_%s: %v", name, err)
+	}
+	return n, true
+}
+
+// Traces of random operations lose power at each of their sync points. What is
+// found after the restart is what the package promises.
+func TestPowerCuts(t *testing.T) {
+	cuts, given := pcEnv(t, "CUTS")
+	if !given {
+		cuts = 10_000
+		if testing.Short() || raceEnabled {
+			cuts = 1_000
+		}
+	}
+	seed, given := pcEnv(t, "SEED")
+	if !given {
+		seed = uint64(time.Now().UnixNano())
+	}
+	at, one := pcEnv(t, "AT")
+	done, traces := 0, 0
+	begun := time.Now()
+	for ; done < int(cuts) && (traces == 0 || !one); seed++ {
+		n, err := pcRun(t.Context(), seed, int64(at))
+		if err != nil {
+			t.Fatalf("CLEAVE_POWERCUT_SEED=%d: %v", seed, err)
+		}
+		done += n
+		traces++
+	}
+	t.Logf("%d cuts of %d traces, the last of seed %d, in %v", done, traces, seed-1, time.Since(begun).Round(time.Millisecond))
+}
+
+// pcCut is what is to be checked.
+type pcCut struct {
+	at   disktest.Point
+	fs   *disktest.FS
+	e    *pcExpect
+	seed uint64
+}
+
+// pcRun performs one trace and checks what is left at each of its sync points,
+// or at one of them.
+func pcRun(ctx context.Context, seed uint64, at int64) (cuts int, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t := &pcTrace{ctx: ctx, rng: rand.New(rand.NewPCG(seed, 0)), fs: disktest.New(), m: newPCModel()}
+	queue := make(chan pcCut)
+	var n atomic.Int64
+	t.fs.OnSync(func(p disktest.Point) {
+		if at > 0 && p.N != at || ctx.Err() != nil {
+			return
+		}
+		c := pcCut{at: p, e: t.m.before(), seed: seed ^ uint64(p.N)<<40}
+		c.fs = t.fs.Cut(c.seed)
+		c.e.after()
+		t.note("sync point %d: %s %s", p.N, p.Op, p.Name)
+		queue <- c
+	})
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for c := range queue {
+				if ctx.Err() != nil {
+					continue
+				}
+				nested := int64(0)
+				if c.seed>>3%8 == 0 {
+					nested = 1 + int64(c.seed%23)
+				}
+				lately := t.lately()
+				if err := pcCheck(c.fs, c.e, c.seed, nested); err != nil {
+					cancel(fmt.Errorf("CLEAVE_POWERCUT_AT=%d, %s %s: %w\nlately:\n%s", c.at.N, c.at.Op, c.at.Name, err, lately))
+					continue
+				}
+				n.Add(1)
+				if nested > 0 {
+					n.Add(1)
+				}
+			}
+		})
+	}
+	if err = t.run(); err != nil && t.a != nil {
+		t.a.Close()
+	}
+	close(queue)
+	wg.Wait()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	} else if err != nil {
+		err = fmt.Errorf("%w\nlately:\n%s", err, t.lately())
+	}
+	return int(n.Load()), err
+}
