@@ -356,26 +356,33 @@ func runCompareAndWrite(n *Nexus, c *Command) result {
 // runOrWrite is ORWRITE(16) (SBC-3 section 5.5).
 func runOrWrite(n *Nexus, c *Command) result {
 	u := n.unit
-	p, off := u.whole(c.Out), int64(c.lba)<<u.shift
-	old := make([]byte, len(p))
 	u.exclusive.Lock()
-	r := func() result {
-		if len(p) == 0 {
-			return result{}
-		}
-		if _, err := u.dev.ReadAt(old, off); err != nil {
-			return u.mediumError(err, false, off)
-		}
-		for i := range old {
-			old[i] |= p[i]
-		}
-		return u.write(old, off)
-	}()
+	r := u.or(u.whole(c.Out), int64(c.lba)<<u.shift)
 	u.exclusive.Unlock()
 	if !r.ok() {
 		return r
 	}
 	return u.stable(c.fua())
+}
+
+// or sets the bits of p in a range. u.exclusive is held.
+func (u *Unit) or(p []byte, off int64) result {
+	buf := scratch.Get().(*[]byte)
+	defer scratch.Put(buf)
+	for len(p) > 0 {
+		b := (*buf)[:min(len(p), Chunk)]
+		if _, err := u.dev.ReadAt(b, off); err != nil {
+			return u.mediumError(err, false, off)
+		}
+		for i := range b {
+			b[i] |= p[i]
+		}
+		if r := u.write(b, off); !r.ok() {
+			return r
+		}
+		p, off = p[len(b):], off+int64(len(b))
+	}
+	return result{}
 }
 
 // parsePrefetch checks the range; there is no cache of ours to fill.

@@ -430,6 +430,29 @@ func TestNewUnitRefuses(t *testing.T) {
 	}
 }
 
+type parameterSeed struct{ cdb, list []byte }
+
+// parameterSeeds are parameter lists that get far.
+func parameterSeeds() []parameterSeed {
+	sized := func(cdb []byte, at int, list []byte) parameterSeed {
+		binary.BigEndian.PutUint16(cdb[at:], uint16(len(list)))
+		return parameterSeed{cdb, list}
+	}
+	copied := copyParams(1, 0, [][]byte{cscdOf(lun.Identity{}, 512)}, [][]byte{blocks(0, 0, 8, 0, 4), blocks(0, 0, 8, 64, 4)})
+	register := append(make([]byte, 20), flagSpecify|flagAllPorts|flagAPTPL, 0, 0, 0, 0, 0, 0, 0)
+	id := Port{Name: "iqn.2026-01.test:x"}.transportID()
+	register[15], register[27] = 1, byte(len(id))
+	unmap := make([]byte, 24)
+	unmap[1], unmap[3], unmap[15], unmap[19] = 22, 16, 8, 8
+	return []parameterSeed{
+		sized([]byte{0x83, 15: 0}, 12, copied),
+		sized([]byte{0x5f, 9: 0}, 7, append(register, id...)),
+		sized([]byte{0x42, 9: 0}, 7, unmap),
+		sized([]byte{0xa4, 0x0a, 11: 0}, 8, []byte{0, 0, 0, 0, 1, 0, 0, 1}),
+		sized([]byte{0x55, 0x10, 9: 0}, 7, append(make([]byte, 8), 0x0a, 10, 4, 0x10, 8, 0, 0, 0, 0xff, 0xff, 0, 0)),
+	}
+}
+
 // FuzzCDB performs whatever comes: nothing may panic, write outside the device,
 // return more than was asked for, or report success for data it did not get.
 func FuzzCDB(f *testing.F) {
@@ -441,9 +464,14 @@ func FuzzCDB(f *testing.F) {
 		cdb[0], cdb[1] = ops[i].code, ops[i].service
 		f.Add(cdb, make([]byte, 1024), uint16(512))
 	}
+	for _, seed := range parameterSeeds() {
+		f.Add(seed.cdb, seed.list, uint16(512))
+	}
 	f.Fuzz(func(t *testing.T, cdb, out []byte, limit uint16) {
 		d := &thin{disk{data: make([]byte, 64<<10)}}
 		b := newBench(t, d)
+		b.u.opt.Store = &memoryStore{}
+		b.n.path.Borrow = func([8]byte) (*Nexus, func()) { return b.n, func() {} }
 		for _, write := range []bool{false, true} {
 			data := out
 			if !write {

@@ -59,7 +59,7 @@ func runWriteSame(n *Nexus, c *Command) result {
 	case u.zero != nil:
 		err = u.zero.WriteZeroes(off, length)
 	default:
-		err = u.fill(make([]byte, u.blockSize()), off, length)
+		err = u.fill(nil, off, length)
 	}
 	if err != nil {
 		return deviceError(err, true)
@@ -76,13 +76,17 @@ func isZero(p []byte) bool {
 	return true
 }
 
-// fill writes one block over a range.
+// fill writes one block over a range, zeroes if there is none.
 func (u *Unit) fill(block []byte, off, length int64) error {
 	buf := scratch.Get().(*[]byte)
 	defer scratch.Put(buf)
 	b := (*buf)[:min(length, Chunk)]
-	for n := copy(b, block); n < len(b); n *= 2 {
-		copy(b[n:], b[:n])
+	if block == nil {
+		clear(b)
+	} else {
+		for n := copy(b, block); n < len(b); n *= 2 {
+			copy(b[n:], b[:n])
+		}
 	}
 	for length > 0 {
 		b = b[:min(length, int64(len(b)))]

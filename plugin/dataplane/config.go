@@ -15,7 +15,7 @@ import (
 // Socket are required.
 type Config struct {
 	// StateDir holds the array's records (in "array") and the target's
-	// (target.json, secrets). It must not lie in a pool.
+	// (target.json, secrets, reservations). It must not lie in a pool.
 	StateDir string
 	// Pools are directories by name, one for each disk.
 	Pools map[string]string

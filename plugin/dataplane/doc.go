@@ -10,6 +10,9 @@
 //     the same numbers, identities and masks, before the control API answers.
 //     A LUN whose volume, split or worker is away is there and answers with I/O
 //     errors, so that its number says nothing else to a host that knows it.
+//   - Persistent reservations made with APTPL=1 stand after any end, too, until
+//     their LUN is unexposed; a LUN whose reservations can't be read back is
+//     not served.
 //   - A mask is there before its LUN. A LUN number is not given to another LUN
 //     before all others had their turn.
 //   - Nothing that the control API does holds up I/O.

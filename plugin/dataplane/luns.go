@@ -193,6 +193,10 @@ func (p *plane) forget(l lunRecord) error {
 		return err
 	}
 	p.rec = next
+	// An identity that is exposed again begins with no reservation.
+	if err := p.reservations().Save(l.Identity, nil); err != nil {
+		return fmt.Errorf("LUN %d: %w", l.Number, err)
+	}
 	return p.mask(next, l.Initiators)
 }
 

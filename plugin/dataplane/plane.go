@@ -14,6 +14,7 @@ import (
 	"github.com/cleave-san/cleave/arrays/embedded"
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/iscsi/mask"
+	"github.com/cleave-san/cleave/iscsi/scsi"
 	"github.com/cleave-san/cleave/iscsi/target"
 )
 
@@ -47,8 +48,10 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &plane{ctx: ctx, c: c, log: log, events: &events{}, started: time.Now(), devices: map[int]device{}}
-	if err := os.MkdirAll(p.secrets(), 0o700); err != nil {
-		return fmt.Errorf("data plane: %w", err)
+	for _, dir := range []string{p.secrets(), p.reservations().dir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("data plane: %w", err)
+		}
 	}
 	p.array, err = embedded.Open(ctx, embedded.Options{
 		StateDir: filepath.Join(c.StateDir, "array"), Pools: c.Pools, Logger: log,
@@ -62,7 +65,8 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if p.rec, err = loadRecord(p.recordPath()); err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
-	p.target = target.New(target.Options{Logger: log, RequireCHAP: c.RequireCHAP, Advertise: c.Advertise})
+	p.target = target.New(target.Options{Logger: log, RequireCHAP: c.RequireCHAP, Advertise: c.Advertise,
+		Reservations: p.reservations()})
 	defer func() {
 		err = errors.Join(err, p.target.Close())
 		for _, d := range p.devices {
@@ -85,6 +89,9 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 
 func (p *plane) recordPath() string { return filepath.Join(p.c.StateDir, "target.json") }
 func (p *plane) secrets() string    { return filepath.Join(p.c.StateDir, "secrets") }
+func (p *plane) reservations() reservations {
+	return reservations{filepath.Join(p.c.StateDir, "reservations")}
+}
 
 // restore brings up what was exposed before: credentials, then masks, then
 // LUNs.
@@ -118,7 +125,13 @@ func (p *plane) restore() error {
 			p.problem(fmt.Sprintf("LUN %d (%s %s) can't be opened and answers with I/O errors: %v", l.Number, l.Kind, l.Of, err))
 			dev = &away{size: l.Size, why: err}
 		}
-		if err := p.serve(l, dev); err != nil {
+		err = p.serve(l, dev)
+		if errors.Is(err, scsi.ErrReservations) {
+			// Who was fenced off must not come in; the other LUNs go on.
+			p.problem(fmt.Sprintf("LUN %d (%s %s) is not served: %v", l.Number, l.Kind, l.Of, err))
+			p.devices[l.Number], err = &away{size: l.Size, why: err}, nil
+		}
+		if err != nil {
 			return err
 		}
 	}
