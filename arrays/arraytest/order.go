@@ -52,7 +52,7 @@ func (s Stream) Write(devs []lun.Device, k uint64, buf []byte) error {
 }
 
 // Check reads the volumes' splits and returns the last write that is in them,
-// in whole or in part. An error says that what they hold is no prefix of what
+// in whole or in part. A TornError says that what they hold is no prefix of what
 // was written: an older write is missing, although a later one is there.
 func (s Stream) Check(devs []io.ReaderAt) (last uint64, err error) {
 	// found[v][slot] are the lowest and highest number in a place.
@@ -105,9 +105,15 @@ func (s Stream) Check(devs []io.ReaderAt) (last uint64, err error) {
 			case want == last && f.high == last && f.low == expect(v, slot, last-1):
 				// The last one, in part: it was never acknowledged.
 			default:
-				return last, fmt.Errorf("stream %d: write %d is there, but volume %d slot %d holds %d to %d instead of write %d", s.ID, last, v, slot, f.low, f.high, want)
+				return last, &TornError{fmt.Errorf("stream %d: write %d is there, but volume %d slot %d holds %d to %d instead of write %d", s.ID, last, v, slot, f.low, f.high, want)}
 			}
 		}
 	}
 	return last, nil
 }
+
+// TornError says that splits hold no prefix of what was written.
+type TornError struct{ Err error }
+
+func (e *TornError) Error() string { return e.Err.Error() }
+func (e *TornError) Unwrap() error { return e.Err }

@@ -10,9 +10,10 @@ import (
 	"github.com/cleave-san/cleave/arrays/arraytest"
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded"
+	"github.com/cleave-san/cleave/lun"
 )
 
-// lab is an embedded array with volumes of two mirrors.
+// lab is an embedded array with volumes of two mirrors; the first has three.
 func lab(t *testing.T, volumes int) *arraytest.Lab {
 	return labIn(t, memory(t), volumes, func(int) embedded.SnapshotPolicy { return embedded.ByMirror })
 }
@@ -33,12 +34,29 @@ func memory(t *testing.T) string {
 
 // labIn is lab in a directory, with snapshots by a policy for each volume.
 func labIn(t *testing.T, dir string, volumes int, policy func(i int) embedded.SnapshotPolicy) *arraytest.Lab {
-	o := embedded.Options{
-		StateDir: filepath.Join(dir, "state"),
-		Pools:    map[string]string{"a": filepath.Join(dir, "a"), "b": filepath.Join(dir, "b")},
+	o := embedded.Options{StateDir: filepath.Join(dir, "state"), Pools: map[string]string{}}
+	for _, pool := range []string{"a", "b", "c"} {
+		o.Pools[pool] = filepath.Join(dir, pool)
 	}
 	l := &arraytest.Lab{}
 	var a *embedded.Array
+	open := map[driver.VolumeID][]*embedded.Volume{}
+	l.Attach = func(t *testing.T, v driver.VolumeID) lun.Device {
+		h, err := a.OpenVolume(v, "lab")
+		if err != nil {
+			t.Fatal(err)
+		}
+		open[v] = append(open[v], h)
+		return h
+	}
+	l.Detach = func(t *testing.T, v driver.VolumeID) {
+		for _, h := range open[v] {
+			if err := h.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		delete(open, v)
+	}
 	l.Restart = func(t *testing.T) {
 		if a != nil {
 			if err := a.Close(); err != nil {
@@ -49,19 +67,18 @@ func labIn(t *testing.T, dir string, volumes int, policy func(i int) embedded.Sn
 		if a, err = embedded.Open(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
+		clear(open)
 		l.Driver, l.Volumes = a, nil
 		for i := range volumes {
-			info, err := a.CreateVolume(t.Context(), embedded.CreateVolume{
-				Name: fmt.Sprintf("v%d", i), Size: 8 << 20, Pools: []string{"a", "b"}, Snapshots: policy(i),
-			})
+			pools := []string{"a", "b"}
+			if i == 0 {
+				pools = append(pools, "c")
+			}
+			info, err := a.CreateVolume(t.Context(), embedded.CreateVolume{Name: fmt.Sprintf("v%d", i), Size: 8 << 20, Pools: pools, Snapshots: policy(i)})
 			if err != nil {
 				t.Fatal(err)
 			}
-			h, err := a.OpenVolume(info.ID, "lab")
-			if err != nil {
-				t.Fatal(err)
-			}
-			l.Volumes = append(l.Volumes, arraytest.Volume{ID: info.ID, Device: h})
+			l.Volumes = append(l.Volumes, arraytest.Volume{ID: info.ID, Device: l.Attach(t, info.ID)})
 			if i == 0 {
 				l.Disk = driver.Disk{NAA: info.Identity.NAAString(), Serial: info.Identity.Serial()}
 			}
