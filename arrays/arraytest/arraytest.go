@@ -39,8 +39,9 @@ type Lab struct {
 	// is set anew.
 	Restart func(t *testing.T)
 	// Attach opens a volume as production does, also one that was not in
-	// Volumes before; Detach ends every use of it. Both are nil if that can't
-	// be done while a test runs.
+	// Volumes before; what it opens is used until Detach, a Restart or the end
+	// of the lab, longer than t. Detach ends every use. Both are nil if that
+	// can't be done while a test runs.
 	Attach func(t *testing.T, v driver.VolumeID) lun.Device
 	Detach func(t *testing.T, v driver.VolumeID)
 	// Initiator is an IQN that snapshots may be exposed to. It is used if the

@@ -2,8 +2,10 @@ package dataplane
 
 import (
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/cleave-san/cleave/arrays/arraytest"
@@ -17,53 +19,85 @@ import (
 // our client speaks to.
 func TestProvider(t *testing.T) {
 	need(t, "qemu-nbd")
-	arraytest.Run(t, func(t *testing.T) *arraytest.Lab {
+	arraytest.Run(t, func(whole *testing.T) *arraytest.Lab {
+		t := whole
 		cfg := config(t)
 		cfg.Portals = []netip.AddrPort{port(t)}
 		c, stop := run(t, cfg)
 		l := &arraytest.Lab{Driver: c, Initiator: bob}
-		for _, name := range []string{"v0", "v1", "v2", "v3"} {
-			v := volume(t, c, name, arraytest.MinVolume)
-			p, err := c.ExposeVolume(t.Context(), v.ID, []string{alice}, false)
+		hangUp := map[driver.VolumeID][]func(){}
+		l.Attach = func(t *testing.T, v driver.VolumeID) lun.Device {
+			p, err := c.ExposeVolume(t.Context(), v, []string{alice}, false)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if l.Disk.IQN == "" {
-				l.Disk = driver.Disk{IQN: p.IQN, LUN: p.LUN, Portal: p.Portals[0]}
-			}
-			l.Volumes = append(l.Volumes, arraytest.Volume{ID: v.ID, Device: initiator(t, p)})
+			d, end := initiator(whole, p)
+			hangUp[v] = append(hangUp[v], end)
+			return d
 		}
-		l.Restart = func(t *testing.T) {
-			stop()
-			_, stop = run(t, cfg)
-			for i, v := range l.Volumes {
-				info, err := c.Volume(t.Context(), v.ID)
-				if err != nil || info.LUN == nil {
-					t.Fatalf("volume %s after the restart: %+v, %v", v.ID, info, err)
-				}
-				l.Volumes[i].Device = initiator(t, info.LUN.Path)
+		l.Detach = func(t *testing.T, v driver.VolumeID) {
+			for _, end := range hangUp[v] {
+				end()
 			}
+			delete(hangUp, v)
+			if err := c.UnexposeVolume(t.Context(), v); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, name := range []string{"v0", "v1", "v2", "v3"} {
+			pools := []string{"a", "b", "c"}[:2]
+			if i == 0 {
+				pools = pools[:3]
+			}
+			v, err := c.CreateVolume(t.Context(), name, arraytest.MinVolume, pools)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Volumes = append(l.Volumes, arraytest.Volume{ID: v.ID, Device: l.Attach(t, v.ID)})
+			if i == 0 {
+				if v, err = c.Volume(t.Context(), v.ID); err != nil {
+					t.Fatal(err)
+				}
+				l.Disk = driver.Disk{IQN: v.LUN.IQN, LUN: v.LUN.LUN, Portal: v.LUN.Portals[0]}
+			}
+		}
+		// Initiators stay where they are and ride through.
+		l.Restart = func(*testing.T) {
+			stop()
+			_, stop = run(whole, cfg)
 		}
 		return l
 	})
 }
 
-// initiator is a LUN as a device of this process.
-func initiator(t *testing.T, p driver.Path) lun.Device {
+// initiator is a LUN as a device of this process, until the test ends or hangUp
+// is called.
+func initiator(t *testing.T, p driver.Path) (_ lun.Device, hangUp func()) {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "s")
+	dir, err := os.MkdirTemp("", "cleave-initiator-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "s")
 	var log lockedBuffer
 	cmd := exec.Command("qemu-nbd", "-t", "-k", socket, "--image-opts", disk(p, alice))
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	var c *nbd.Client
+	hangUp = sync.OnceFunc(func() {
+		if c != nil {
+			c.Close()
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+		os.RemoveAll(dir)
+	})
+	t.Cleanup(hangUp)
 	eventually(t, func() (err error) {
 		c, err = nbd.Dial(t.Context(), "unix", socket, nbd.ClientOptions{})
 		return err
 	})
-	t.Cleanup(func() { c.Close() })
-	return c
+	return c, hangUp
 }
