@@ -43,7 +43,7 @@ type exchange struct {
 func (a *Array) turn(ctx context.Context, id driver.SnapshotID, verb string, tag func(*snapshotRecord) driver.Tag) (driver.Snapshot, error) {
 	s, err := a.findSnapshot(id)
 	if err != nil {
-		return a.turned(id, verb, err)
+		return a.turnedBefore(ctx, id, verb, err)
 	}
 	rec := a.store.read().snapshot(s.id)
 	a.mu.Lock()
@@ -51,7 +51,7 @@ func (a *Array) turn(ctx context.Context, id driver.SnapshotID, verb string, tag
 	a.mu.Unlock()
 	switch {
 	case rec == nil:
-		return a.turned(id, verb, driver.Errorf(driver.NotFound, "no snapshot %.80q", id))
+		return a.turnedBefore(ctx, id, verb, driver.Errorf(driver.NotFound, "no snapshot %.80q", id))
 	case v == nil:
 		return driver.Snapshot{}, driver.Errorf(driver.InvalidRequest, "snapshot %s: its volume was deleted: break the snapshot to use it as a volume", id)
 	}
@@ -99,6 +99,26 @@ func (a *Array) turned(id driver.SnapshotID, verb string, err error) (driver.Sna
 		}
 	}
 	return driver.Snapshot{}, err
+}
+
+// turnedBefore is turned for a call that waits for the exchange to end, should
+// it be under way still: the volume may be used when the call returns.
+func (a *Array) turnedBefore(ctx context.Context, id driver.SnapshotID, verb string, err error) (driver.Snapshot, error) {
+	out, err := a.turned(id, verb, err)
+	if err != nil {
+		return driver.Snapshot{}, err
+	}
+	v, err := a.find(out.Volume)
+	if err == nil {
+		err = v.lockAdmin(ctx)
+	}
+	switch {
+	case err == nil:
+		v.unlockAdmin()
+	case kindOf(err) != driver.NotFound: // deleted since
+		return driver.Snapshot{}, err
+	}
+	return out, nil
 }
 
 // run carries the exchange out. v.admin is held.
