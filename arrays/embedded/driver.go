@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -198,9 +199,11 @@ func (a *Array) consent(tag driver.Tag, vols []*volume) error {
 	})
 }
 
-// Describe says what the array can do.
+// Describe says what the array can do: snapshots of its own where one of its
+// pools has reflinks.
 func (a *Array) Describe(ctx context.Context) (driver.Description, error) {
 	return driver.Description{
+		Snapshot: a.anyClones(slices.Collect(maps.Keys(a.pools))) == nil,
 		Provider: "embedded", MirrorSplit: true, GroupOrdered: true, Resync: true, Arm: true,
 		Revert: true, Break: true, Changes: true,
 	}, nil

@@ -5,10 +5,12 @@ package loopfs
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -66,17 +68,51 @@ func Mount(t testing.TB, k Kind, size int64) *FS {
 	if out, err := f.mount(); err != nil {
 		t.Skipf("no %s is tested: its image can't be mounted here: %v: %s", k, err, out)
 	}
-	t.Cleanup(func() { f.unmount(t) })
+	mourn := f.outlive(t)
+	t.Cleanup(func() {
+		f.unmount(t)
+		mourn()
+	})
 	return f
 }
 
-// Cut is a power cut: an XFS stops at once and forgets what it has not yet
-// written to its log, and is mounted again. In between it calls quiet, which
-// has to close all files that are open on it.
+// outlive has a shell wait for the end of this process, however that comes, and
+// take the file system away then: a test that panics or is killed cleans nothing
+// up. mourn ends the shell.
+func (f *FS) outlive(t testing.TB) (mourn func()) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", `cat >/dev/null; umount -l "$1" 2>/dev/null`, "sh", f.Dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the test
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		f.unmount(t)
+		t.Fatal(err)
+	}
+	return func() {
+		in.Close()
+		_ = cmd.Wait() // what it would unmount is gone
+	}
+}
+
+// Stop stops an XFS at once, as a power cut does: what it has not yet written to
+// its log is lost. All it does from then on is an error, until Cut.
+func (f *FS) Stop() error {
+	out, err := run("xfs_io", "-x", "-c", "shutdown", f.Dir)
+	if err != nil && !strings.Contains(out, "Input/output error") { // it is stopped already
+		return fmt.Errorf("xfs_io: %w: %s", err, out)
+	}
+	return nil
+}
+
+// Cut is Stop, if that was not called before, and a new start. In between it
+// calls quiet, which has to close all files that are open on the file system.
 func (f *FS) Cut(t testing.TB, quiet func()) {
 	t.Helper()
-	if out, err := run("xfs_io", "-x", "-c", "shutdown", f.Dir); err != nil {
-		t.Fatalf("xfs_io: %v\n%s", err, out)
+	if err := f.Stop(); err != nil {
+		t.Fatal(err)
 	}
 	quiet()
 	f.unmount(t)
