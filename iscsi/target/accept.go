@@ -51,12 +51,12 @@ func (s *Server) admit(nc net.Conn, group uint16) {
 	}
 	c := newConn(s, nc)
 	c.portalGroup = group
-	old, ok := s.makeRoom(c.network())
+	old, ok := s.makeRoom(network(c.remote))
 	if !ok {
 		nc.Close()
 	}
 	if !ok || old != nil {
-		if say, missed := s.refusals.allow(c.network(), time.Now()); say {
+		if say, missed := s.refusals.allow(network(c.remote), time.Now()); say {
 			s.log.Warn("iSCSI connections at their limit: refusing new ones, or logins that don't end", "remote", nc.RemoteAddr(),
 				"sessions", len(s.sessions), "logging in", len(s.joining), "not said before", missed)
 		}
@@ -86,7 +86,7 @@ func (s *Server) makeRoom(from netip.Addr) (old *conn, ok bool) {
 	count := map[netip.Addr]int{}
 	busiest := from
 	for _, c := range s.joining {
-		a := c.network()
+		a := network(c.remote)
 		if count[a]++; count[a] > count[busiest] {
 			busiest = a
 		}
@@ -100,7 +100,7 @@ func (s *Server) makeRoom(from netip.Addr) (old *conn, ok bool) {
 	case len(s.joining) == 0:
 		return nil, false // sessions are not displaced
 	}
-	i := slices.IndexFunc(s.joining, func(c *conn) bool { return c.network() == busiest })
+	i := slices.IndexFunc(s.joining, func(c *conn) bool { return network(c.remote) == busiest })
 	return s.joining[i], true
 }
 
@@ -113,8 +113,8 @@ func (s *Server) leaveJoining(c *conn) {
 
 // network is who counts as one: an address, or what a host with IPv6 is usually
 // given, 64 bits of it.
-func (c *conn) network() netip.Addr {
-	a := c.remote.Addr().WithZone("")
+func network(remote netip.AddrPort) netip.Addr {
+	a := remote.Addr().WithZone("")
 	if a.Is6() {
 		p, _ := a.Prefix(64) // never fails: the length is right
 		return p.Addr()

@@ -173,7 +173,7 @@ func (c *conn) leaveServer() {
 
 // refused logs a login that failed, at most so often for one address.
 func (c *conn) refused(err error) {
-	if ok, missed := c.srv.refusals.allow(c.network(), time.Now()); ok {
+	if ok, missed := c.srv.refusals.allow(network(c.remote), time.Now()); ok {
 		c.srv.log.Warn("iSCSI login refused", "remote", c.remote, "err", err, "refused before", missed)
 	}
 }

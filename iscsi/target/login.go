@@ -303,7 +303,12 @@ func (l *login) negotiate(keys []pdu.Key) ([]pdu.Key, error) {
 			say(k.Name, v)
 			continue
 		}
-		if v := l.c.par.operational(k.Name, k.Value, l.discovery); v != "" {
+		v := l.c.par.operational(k.Name, k.Value, l.discovery)
+		if v == rejected && k.Name == "MaxRecvDataSegmentLength" {
+			// Declared, so there is nothing to answer (RFC 7143 section 6.2).
+			return nil, refuse(statusInitiatorError, "%s of %.40q", k.Name, k.Value)
+		}
+		if v != "" {
 			say(k.Name, v)
 		}
 	}

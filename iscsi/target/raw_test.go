@@ -49,6 +49,13 @@ func (d *disk) wait() {
 	}
 }
 
+// content is a copy of what is there.
+func (d *disk) content() []byte {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return bytes.Clone(d.data)
+}
+
 func (d *disk) Size() int64 { return int64(len(d.data)) }
 func (d *disk) Sync() error { return nil }
 
@@ -343,4 +350,9 @@ func eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("%s: not within a minute", what)
 		}
 	}
+}
+
+// netipAddr is a different address for each number.
+func netipAddr(i int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1)
 }
