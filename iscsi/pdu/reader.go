@@ -41,6 +41,7 @@ type Reader struct {
 	total int // its length
 	crc   uint32
 	tail  [8]byte
+	waste [512]byte
 }
 
 // NewReader reads from r through a buffer of size bytes. A data segment longer
@@ -132,9 +133,8 @@ func (r *Reader) Read(p []byte) error {
 
 // Skip passes over what is left of the data segment, checking its digest.
 func (r *Reader) Skip() error {
-	var waste [512]byte
 	for r.left > 0 {
-		if err := r.Read(waste[:min(len(waste), r.left)]); err != nil {
+		if err := r.Read(r.waste[:min(len(r.waste), r.left)]); err != nil {
 			return err
 		}
 	}
