@@ -83,7 +83,7 @@ func TestConnectionLimit(t *testing.T) {
 // A peer that asks and asks and reads nothing is answered so much and no more; its
 // connection ends.
 func TestPeerThatNeverReads(t *testing.T) {
-	l := newLab(t, Options{NopInterval: 100 * time.Millisecond})
+	l := newLab(t, Options{NopInterval: 50 * time.Millisecond})
 	l.add(newDisk(16 << 20))
 	ping := func(h *pdu.Header) { h.Set(pdu.OpNopOut|0x40, pdu.FlagFinal) }
 	for name, storm := range map[string]func(h *pdu.Header){
@@ -107,28 +107,33 @@ func TestPeerThatNeverReads(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := l.dialFor(t)
 			r.start(alice)
-			_ = r.nc.(*net.TCPConn).SetReadBuffer(4096)
 			var h pdu.Header
 			storm(&h)
 			binary.BigEndian.PutUint32(h[24:], r.cmdSN)
 			if h.Opcode() == pdu.OpSCSICommand {
 				binary.BigEndian.PutUint32(h[20:], 512<<10)
 			}
-			var most int
-			for i := 0; ; i++ {
-				h.SetITT(uint32(i))
-				_ = r.nc.SetWriteDeadline(time.Now().Add(10 * time.Second))
-				if _, err := r.nc.Write(h[:]); err != nil {
-					break // dropped
-				}
-				if i%1000 == 0 {
-					l.s.mu.Lock()
-					for c := range l.s.conns {
-						most = max(most, int(c.tx.waiting.Load()))
+			over := make(chan struct{})
+			go func() {
+				defer close(over)
+				for i := uint32(0); ; i++ {
+					h.SetITT(i)
+					if _, err := r.nc.Write(h[:]); err != nil {
+						return
 					}
-					l.s.mu.Unlock()
 				}
-			}
+			}()
+			var most int
+			eventually(t, "it is dropped", func() bool {
+				l.s.mu.Lock()
+				defer l.s.mu.Unlock()
+				for c := range l.s.conns {
+					most = max(most, int(c.tx.waiting.Load()))
+				}
+				return len(l.s.sessions) == 0
+			})
+			r.nc.Close()
+			<-over
 			if most > maxWaiting+maxTasks {
 				t.Errorf("%d PDUs wait", most)
 			}
