@@ -8,11 +8,11 @@ LINT        ?= golangci-lint
 RACE_SKIP   := /integration|/plugin/cmd/
 ROWS        ?= .
 
-.PHONY: help deps deps-demo build test lab bench demo lint fmt vet
+.PHONY: help deps deps-demo build test lab bench conformance demo lint fmt vet
 .DEFAULT_GOAL := help
 
 help: ## Print this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install missing Debian packages (starting no service) and fetch the VMs' kernel
 	@integration/lab/deps.sh
@@ -44,6 +44,9 @@ lab: deps build ## Everything that needs VMs or third-party servers; writes lab/
 
 bench: deps ## The benchmarks against their peers; ROWS=regexp chooses; writes bench/results.json
 	$(GO) run ./integration/bench/cmd/bench -run '$(ROWS)' -o bench/results.json
+
+conformance: deps ## libiscsi's suite against our target and tgtd; writes iscsi/CONFORMANCE.md
+	$(GO) run ./iscsi/conformance -o iscsi/CONFORMANCE.md
 
 lint: vet ## Formatting and golangci-lint (go vet alone where it is not installed)
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
