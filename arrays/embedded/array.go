@@ -107,6 +107,11 @@ func Open(ctx context.Context, o Options) (_ *Array, err error) {
 	} else if err != nil {
 		return nil, err
 	}
+	if log, before, err := openEventLog(a.fs, filepath.Join(o.StateDir, "events.log"), o.Logger); err != nil {
+		o.Logger.Warn("events can't be kept", "error", err)
+	} else {
+		a.events.restore(log, before)
+	}
 	if err := a.load(); err != nil {
 		return nil, err
 	}
@@ -114,7 +119,8 @@ func Open(ctx context.Context, o Options) (_ *Array, err error) {
 		return nil, err
 	}
 	a.work.Go(a.labels.run)
-	a.work.Go(a.housekeeping)
+	clock := newClockWatch(o.Now)
+	a.work.Go(func() { a.housekeeping(clock) })
 	a.labels.kick()
 	return a, nil
 }
@@ -147,13 +153,19 @@ func (a *Array) load() error {
 			return err
 		}
 		a.pools[name] = p
+		p.limit = a.o.Limits[name]
+		if err := p.down(); err != nil {
+			a.poolEvent(PoolOffline, name, "%v", err)
+		}
 		if cat.Pools[name] != id {
 			added[name] = id
 		}
 	}
 	for name := range cat.Pools {
 		if a.pools[name] == nil {
-			a.pools[name] = &pool{name: name, offline: fmt.Errorf("pool %q is not configured", name)}
+			p := &pool{name: name}
+			p.setDown(fmt.Errorf("pool %q is not configured", name))
+			a.pools[name] = p
 		}
 	}
 	if len(added) == 0 {
@@ -263,29 +275,6 @@ func (a *Array) finish(ctx context.Context, what string, release func(), fn func
 	}
 }
 
-// housekeeping clears marks of idle regions and looks after the files.
-func (a *Array) housekeeping() {
-	t := time.NewTicker(max(a.o.LogIdle/2, time.Millisecond))
-	defer t.Stop()
-	for {
-		select {
-		case <-a.bg.Done():
-			return
-		case <-t.C:
-		}
-		for _, v := range a.allVolumes() {
-			v.checkFiles()
-			v.tick()
-		}
-		a.mu.Lock()
-		snaps := slices.Collect(maps.Values(a.snaps))
-		a.mu.Unlock()
-		for _, s := range snaps {
-			s.tick()
-		}
-	}
-}
-
 func (a *Array) allVolumes() []*volume {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -295,6 +284,12 @@ func (a *Array) allVolumes() []*volume {
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
 	return out
+}
+
+func (a *Array) allSnapshots() []*snapshot {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Values(a.snaps))
 }
 
 // find returns the volume of an ID or a name.

@@ -27,7 +27,7 @@ func (a *Array) CreateVolume(ctx context.Context, o CreateVolume) (VolumeInfo, e
 	}
 	r := volumeRecord{ID: lun.NewIdentity(), Name: o.Name, Size: o.Size, Created: a.o.Now().UTC(), Want: slices.Clone(o.Pools), Policy: o.Snapshots.orDefault()}
 	for _, pool := range o.Pools {
-		if err := a.checkRoom(pool); err != nil {
+		if err := a.checkRoom(pool, 0); err != nil {
 			return VolumeInfo{}, fmt.Errorf("volume %q: %w", o.Name, err)
 		}
 		r.Mirrors = append(r.Mirrors, newMirror(o.Name, pool, inSync))

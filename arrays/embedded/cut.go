@@ -125,10 +125,12 @@ func (a *Array) disarm(s *cuts) error {
 func (a *Array) commit(s *cuts) ([]driver.Snapshot, error) {
 	var at time.Time
 	var held time.Duration
+	a.events.hold()
 	err := s.atRest(a.o.HoldLimit, func() (err error) {
 		at, held, err = s.instant(a.store.read())
 		return err
 	})
+	a.events.unhold()
 	if err == nil {
 		err = each(s.parts, (*cut).settle)
 	}

@@ -32,7 +32,9 @@ func goldenBlock(name string, generation, i int) []byte {
 	return bytes.Repeat(line, 4096/len(line)+1)[:4096]
 }
 
-func writeGolden(t *testing.T, d interface{ WriteAt([]byte, int64) (int, error) }, name string, generation int, blocks ...int) {
+func writeGolden(t *testing.T, d interface {
+	WriteAt([]byte, int64) (int, error)
+}, name string, generation int, blocks ...int) {
 	t.Helper()
 	for _, i := range blocks {
 		if _, err := d.WriteAt(goldenBlock(name, generation, i), int64(i)*4096); err != nil {

@@ -36,6 +36,14 @@ func (v *volume) grow(size int64) error {
 	if size < have {
 		return driver.Errorf(driver.InvalidRequest, "%s has %d bytes: it can't shrink to %d", v.label, have, size)
 	}
+	for _, m := range v.a.store.read().volume(v.id).Mirrors {
+		if m.State == broken {
+			continue
+		}
+		if err := v.a.checkRoom(m.Pool, 0); err != nil {
+			return fmt.Errorf("growing %s: %w", v.label, err)
+		}
+	}
 	v.state.Lock()
 	defer v.state.Unlock()
 	if len(v.cur.insync) == 0 {

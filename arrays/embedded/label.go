@@ -78,7 +78,7 @@ func (l *labeller) write() {
 	put := func(m mirrorRecord, lb label) {
 		path := labelPath(l.a.poolPath(m.Pool, m.File))
 		seen[path] = true
-		if p := l.a.pools[m.Pool]; p == nil || p.offline != nil {
+		if p := l.a.pools[m.Pool]; p == nil || p.down() != nil {
 			return
 		}
 		b, err := encodeRecord(labelKind, labelVersion, lb)

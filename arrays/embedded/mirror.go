@@ -13,7 +13,7 @@ import (
 func (a *Array) AddMirror(ctx context.Context, ref driver.VolumeID, pool string) (MirrorInfo, error) {
 	v, err := a.find(ref)
 	if err == nil {
-		err = a.checkRoom(pool)
+		err = a.checkRoom(pool, v.taken())
 	}
 	if err == nil {
 		err = v.lockAdmin(ctx)
@@ -36,6 +36,20 @@ func (a *Array) AddMirror(ctx context.Context, ref driver.VolumeID, pool string)
 		}
 	}
 	return MirrorInfo{ID: id, Pool: pool}, err
+}
+
+// taken is what a copy of the volume takes, as far as that can be told.
+func (v *volume) taken() (n int64) {
+	r := v.a.store.read().volume(v.id)
+	if r == nil {
+		return 0
+	}
+	for i := range r.Mirrors {
+		if m := &r.Mirrors[i]; m.State == inSync {
+			n = max(n, v.a.allocated(m))
+		}
+	}
+	return n
 }
 
 // addMirror is AddMirror with v.admin held. want: it is one more than the

@@ -124,7 +124,7 @@ func (v *volume) chooseClone() (*plex, error) {
 			if why == nil {
 				why = err
 			}
-		} else if why = v.a.checkRoom(p.pool); why == nil {
+		} else if why = v.a.checkRoom(p.pool, 0); why == nil {
 			return p, nil
 		}
 	}

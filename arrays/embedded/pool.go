@@ -4,12 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
+	"os"
 	"path/filepath"
-	"slices"
-	"sort"
-	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/disk"
@@ -27,12 +25,35 @@ const (
 type pool struct {
 	name, dir string
 	lock      io.Closer
-	// offline says why nothing in it can be used; nil if it can.
-	offline error
+	limit     PoolLimit
+	id        lun.Identity // as the catalogue has it
+	// offline says why nothing in it can be used; nil if it can. See down.
+	offline atomic.Pointer[error]
+
+	// What the watch saw last; it alone uses them, but for readOnly.
+	fi       os.FileInfo // of the directory
+	low      bool
+	readOnly atomic.Pointer[error] // it can be read and not written to
 
 	probing sync.Mutex
 	probed  bool  // noClone is for good
 	noClone error // why files in it can't be cloned; nil if they can
+}
+
+// down says why nothing in the pool can be used; nil if it can.
+func (p *pool) down() error {
+	if e := p.offline.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+func (p *pool) setDown(err error) {
+	if err == nil {
+		p.offline.Store(nil)
+		return
+	}
+	p.offline.Store(&err)
 }
 
 // poolRecord lies in the pool and says whose it is.
@@ -46,41 +67,58 @@ type poolRecord struct {
 // knows. known is zero for one that the catalogue does not know: it is then
 // made, unless it is another array's, and its new identity returned.
 func openPool(fs disk.FS, name, dir string, array, known lun.Identity) (*pool, lun.Identity, error) {
-	p := &pool{name: name, dir: dir}
+	p := &pool{name: name, dir: dir, id: known}
 	if known.IsZero() {
 		if err := disk.MkdirAll(fs, dir); err != nil {
 			return nil, known, fmt.Errorf("pool %q: %w", name, err)
 		}
 	} else if _, err := fs.Stat(filepath.Join(dir, poolFile)); err != nil {
-		p.offline = fmt.Errorf("pool %q: %w (is its disk mounted?)", name, err)
+		p.setDown(fmt.Errorf("pool %q: %w (is its disk mounted?)", name, err))
 		return p, known, nil
 	}
-	lock, err := fs.Lock(filepath.Join(dir, lockFile))
-	switch {
-	case errors.Is(err, disk.ErrLocked):
-		return nil, known, driver.Errorf(driver.Busy, "pool %q in %s is in use by another array daemon: %w", name, dir, err)
-	case err != nil && known.IsZero():
-		return nil, known, fmt.Errorf("pool %q: %w", name, err)
-	case err != nil: // read-only: what is in it may still be read
-		p.offline = fmt.Errorf("pool %q: %w", name, err)
-		return p, known, nil
+	if err := p.open(fs, array); err != nil {
+		var locked *lockError
+		if !known.IsZero() && errors.As(err, &locked) && !errors.Is(err, disk.ErrLocked) {
+			p.setDown(err) // it is read-only, or failing
+			return p, known, nil
+		}
+		return nil, known, err
 	}
-	p.lock = lock
-	id, err := p.identify(fs, array, known)
+	return p, p.id, nil
+}
+
+// lockError says that it was the lock of a pool that could not be had.
+type lockError struct{ error }
+
+func (e *lockError) Unwrap() error { return e.error }
+
+// open locks the pool's directory and makes sure that it is the pool.
+func (p *pool) open(fs disk.FS, array lun.Identity) error {
+	lock, err := fs.Lock(filepath.Join(p.dir, lockFile))
+	if errors.Is(err, disk.ErrLocked) {
+		return &lockError{driver.Errorf(driver.Busy, "pool %q in %s is in use by another array daemon: %w", p.name, p.dir, err)}
+	} else if err != nil {
+		return &lockError{fmt.Errorf("pool %q: %w", p.name, err)}
+	}
+	id, err := p.identify(fs, array, p.id)
+	if err == nil {
+		p.fi, err = fs.Stat(p.dir)
+	}
 	if err != nil {
 		lock.Close()
-		return nil, known, fmt.Errorf("pool %q in %s: %w", name, dir, err)
+		return fmt.Errorf("pool %q in %s: %w", p.name, p.dir, err)
 	}
+	p.lock, p.id = lock, id
 	_ = p.canClone(fs) // found out now, told by whoever asks
-	return p, id, nil
+	return nil
 }
 
 // canClone is nil if files in the pool can be cloned, and otherwise says why
 // not. It is found out once, unless something that may pass, as a full disk,
 // left it open.
 func (p *pool) canClone(fs disk.FS) error {
-	if p.offline != nil {
-		return p.offline
+	if err := p.down(); err != nil {
+		return err
 	}
 	p.probing.Lock()
 	defer p.probing.Unlock()
@@ -113,7 +151,7 @@ func (p *pool) identify(fs disk.FS, array, known lun.Identity) (lun.Identity, er
 	}
 	switch {
 	case rec.Array != array:
-		return known, fmt.Errorf("it belongs to array %s, and this one is %s: give the state directory that it was used with", rec.Array, array)
+		return known, fmt.Errorf("it belongs to array %s, and this one is %s: give the state directory that it was used with, or, if that is lost, rebuild it by `cleave array rescan`", rec.Array, array)
 	case !known.IsZero() && rec.Pool != known:
 		return known, fmt.Errorf("it is pool %s (%q), and the catalogue expects %s here: were directories swapped?", rec.Pool, rec.Name, known)
 	}
@@ -123,57 +161,6 @@ func (p *pool) identify(fs disk.FS, array, known lun.Identity) (lun.Identity, er
 func (p *pool) close() {
 	if p.lock != nil {
 		p.lock.Close()
+		p.lock = nil
 	}
 }
-
-// Pools describes the pools, by name.
-func (a *Array) Pools() []PoolInfo {
-	var out []PoolInfo
-	for _, p := range a.pools {
-		info := PoolInfo{Name: p.name, Dir: p.dir}
-		if p.offline != nil {
-			info.Reason = p.offline.Error()
-		} else {
-			var err error
-			if info.Size, info.Free, err = a.fs.Space(p.dir); err != nil {
-				info.Reason = err.Error()
-			}
-			info.Reflink = p.canClone(a.fs) == nil
-		}
-		out = append(out, info)
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
-	return out
-}
-
-func (a *Array) checkPool(name string) error {
-	p := a.pools[name]
-	switch {
-	case p == nil:
-		return driver.Errorf(driver.NotFound, "no pool %.80q: there are %s", name, strings.Join(slices.Sorted(maps.Keys(a.pools)), ", "))
-	case p.offline != nil:
-		return driver.Errorf(driver.Unreachable, "%w", p.offline)
-	}
-	return nil
-}
-
-// checkRoom is checkPool for a pool that is to hold a new mirror. It takes
-// little, being sparse; but one in a full pool is lost at the first write.
-func (a *Array) checkRoom(name string) error {
-	if err := a.checkPool(name); err != nil {
-		return err
-	}
-	dir := a.pools[name].dir
-	_, free, err := a.fs.Space(dir)
-	if err != nil {
-		return fmt.Errorf("pool %q: %w", name, err)
-	}
-	if free < poolReserve {
-		return driver.Errorf(driver.NoSpace, "pool %q is full: %d bytes are free in %s", name, free, dir)
-	}
-	return nil
-}
-
-// poolReserve is how much room a pool must have for a mirror to be made in it,
-// in bytes.
-const poolReserve = 64 << 10

@@ -129,24 +129,30 @@ func (v *volume) bringUp(r *volumeRecord, undone []string) (begin func(), err er
 			return nil, err
 		}
 	}
-	v.openMirrors(r, &e)
+	return v.attach(r, &e)
+}
+
+// attach opens the volume's mirrors and begins an epoch with those that can be
+// opened. begin starts what has to go on, once r is stable.
+func (v *volume) attach(r *volumeRecord, e *epoch0) (begin func(), err error) {
+	v.openMirrors(r, e)
 	var fills []*fill
 	for _, p := range e.filling {
-		f, err := v.resumeFill(p, r.mirror(p.id), log)
+		f, err := v.resumeFill(p, r.mirror(p.id), v.log.file)
 		if err != nil {
 			return nil, err
 		}
 		fills = append(fills, f)
 	}
 	e.fixed = v.log.marked() > 0
-	v.flip(e)
+	v.flip(*e)
 	return func() {
 		for _, f := range fills {
 			v.startFill(f)
 		}
 		if e.fixed && len(e.insync) > 0 {
-			v.recovering.Store(log.count() * log.unit)
-			a.start(v.equaliseMarked)
+			v.recovering.Store(v.log.file.count() * v.log.file.unit)
+			v.a.start(v.equaliseMarked)
 		}
 	}, nil
 }

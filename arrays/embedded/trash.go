@@ -20,7 +20,7 @@ func (a *Array) unlink(files []fileRef) map[fileRef]bool {
 	defer a.dirs.Unlock()
 	removed := map[string][]fileRef{} // by directory
 	for _, f := range files {
-		if p := a.pools[f.Pool]; p == nil || p.offline != nil {
+		if p := a.pools[f.Pool]; p == nil || p.down() != nil {
 			continue
 		}
 		path := a.poolPath(f.Pool, f.Path)

@@ -19,6 +19,9 @@ type Options struct {
 	// are not there and nothing is yet expected in them.
 	Pools map[string]string
 
+	// Limits of pools, by name.
+	Limits map[string]PoolLimit
+
 	// Logger is told what an operator should know. Default: nothing is logged.
 	Logger *slog.Logger
 	// OnEvent is called, one call at a time and from a goroutine of the
@@ -45,6 +48,19 @@ type Options struct {
 	FS disk.FS
 	// Now is the clock of records and events. Default: time.Now.
 	Now func() time.Time
+}
+
+// PoolLimit bounds what is made in a pool, and says when room in it counts as
+// low: when less than LowBytes, or less than LowPercent of its size, is free.
+// That is told once, and again only after there was a tenth more.
+type PoolLimit struct {
+	// Limit is how many bytes raw files may take for a mirror to be made or
+	// grown in the pool; 0: all that the file system has. Writes to volumes
+	// that are there already are not held to it.
+	Limit int64
+	// LowBytes and LowPercent: 0 in both is 10 percent, and less than 0 never.
+	LowBytes   int64
+	LowPercent int
 }
 
 // CreateVolume asks for a volume.
@@ -119,40 +135,34 @@ type SnapshotInfo struct {
 	UnmirroredSince time.Time `json:"unmirroredSince,omitzero"`
 }
 
-// PoolInfo describes a pool.
+// Health of a pool at a glance.
+type Health string
+
+const (
+	HealthOK       Health = "ok"
+	HealthLow      Health = "low"  // less room than its PoolLimit asks for
+	HealthFull     Health = "full" // no new mirror, and no growing
+	HealthReadOnly Health = "read-only"
+	HealthOffline  Health = "offline"
+)
+
+// PoolInfo describes a pool. Sizes are bytes.
 type PoolInfo struct {
 	Name string `json:"name"`
 	Dir  string `json:"dir"`
-	Size int64  `json:"size"`
-	Free int64  `json:"free"`
+	// Size and Free are what there is for us: of the file system, or of the
+	// pool's limit where that is less.
+	Size int64 `json:"size"`
+	Free int64 `json:"free"`
+	// Limit is what we may use; 0: all of the file system.
+	Limit int64 `json:"limit,omitempty"`
+	// Used is what our raw files in it take, and Provisioned what they would
+	// take if everything in them were written: volumes are thin.
+	Used        int64  `json:"used"`
+	Provisioned int64  `json:"provisioned"`
+	Health      Health `json:"health"`
 	// Reflink says that mirrors in it can be cloned: see SnapshotPolicy.
 	Reflink bool `json:"reflink"`
 	// Reason says why it can't be used, and is empty if it can.
 	Reason string `json:"reason,omitempty"`
-}
-
-// EventKind is what happened.
-type EventKind string
-
-const (
-	MirrorDropped   EventKind = "mirror-dropped"   // it erred; the volume goes on
-	VolumeOffline   EventKind = "volume-offline"   // no mirror of it can be used
-	SnapshotInvalid EventKind = "snapshot-invalid" // its file can't be used
-	SplitUndone     EventKind = "split-undone"     // a group did not become whole
-	Recovered       EventKind = "recovered"        // mirrors are equal after a crash
-	MapDamaged      EventKind = "map-damaged"      // a bitmap or log failed its checksum: more is copied
-	ResyncDone      EventKind = "resync-done"
-	ResyncStalled   EventKind = "resync-stalled"
-	LeftOver        EventKind = "left-over" // a file that nothing refers to
-	Unmirrored      EventKind = "unmirrored"
-)
-
-// Event is one thing that happened without having been asked for.
-type Event struct {
-	At     time.Time       `json:"at"`
-	Kind   EventKind       `json:"kind"`
-	Volume driver.VolumeID `json:"volume,omitempty"`
-	Name   string          `json:"name,omitempty"` // the volume's name
-	Mirror lun.Identity    `json:"mirror,omitzero"`
-	Text   string          `json:"text"` // one line
 }

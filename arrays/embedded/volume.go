@@ -156,11 +156,11 @@ func (v *volume) waitChange() <-chan struct{} {
 // openPlex opens a mirror's file and checks that it is long enough.
 func (a *Array) openPlex(m *mirrorRecord, size int64, flag int) (*plex, error) {
 	p := a.pools[m.Pool]
-	if p == nil || p.offline != nil {
+	if p == nil || p.down() != nil {
 		if p == nil {
 			return nil, fmt.Errorf("pool %q is not known", m.Pool)
 		}
-		return nil, p.offline
+		return nil, p.down()
 	}
 	path := filepath.Join(p.dir, m.File)
 	f, err := a.fs.OpenFile(path, flag)
@@ -181,7 +181,7 @@ func (a *Array) openPlex(m *mirrorRecord, size int64, flag int) (*plex, error) {
 // createPlex makes a mirror's file of size bytes, all hole, stable.
 func (a *Array) createPlex(m *mirrorRecord, size int64) (*plex, error) {
 	p := a.pools[m.Pool]
-	if p == nil || p.offline != nil {
+	if p == nil || p.down() != nil {
 		return nil, driver.Errorf(driver.Unreachable, "pool %q can't be used", m.Pool)
 	}
 	path := filepath.Join(p.dir, m.File)

@@ -206,12 +206,17 @@ type Initiator struct {
 	LUNs     []string `json:"luns,omitempty"`
 }
 
-// Pool is a directory that holds mirrors.
+// Pool is a directory that holds mirrors. Sizes are bytes; Size and Free are of
+// the file system, or of Limit where that is less.
 type Pool struct {
-	Name    string `json:"name"`
-	Dir     string `json:"dir"`
-	Size    int64  `json:"size"`
-	Free    int64  `json:"free"`
-	Reflink bool   `json:"reflink"`          // volumes in it can have snapshots by reflink
-	Reason  string `json:"reason,omitempty"` // why it can't be used
+	Name        string `json:"name"`
+	Dir         string `json:"dir"`
+	Size        int64  `json:"size"`
+	Free        int64  `json:"free"`
+	Limit       int64  `json:"limit,omitempty"`
+	Used        int64  `json:"used"`             // by raw files
+	Provisioned int64  `json:"provisioned"`      // if all in them were written
+	Health      string `json:"health"`           // ok, low, full, read-only, offline
+	Reflink     bool   `json:"reflink"`          // it can hold snapshots by reflink
+	Reason      string `json:"reason,omitempty"` // why it can't be used
 }

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -123,13 +122,7 @@ func (p *plane) routes() http.Handler {
 
 	on("GET /status", func(*http.Request) (any, error) { return p.status(), nil })
 	on("GET /describe", func(r *http.Request) (any, error) { return p.array.Describe(r.Context()) })
-	on("GET /events", func(r *http.Request) (any, error) {
-		after, err := strconv.ParseUint(r.FormValue("after"), 10, 63)
-		if err != nil && r.FormValue("after") != "" {
-			return nil, driver.Errorf(driver.InvalidRequest, "events after %.40q: want a number", r.FormValue("after"))
-		}
-		return p.events.after(after), nil
-	})
+	on("GET /events", p.listEvents)
 
 	on("GET /volumes", func(*http.Request) (any, error) { return p.volumes(), nil })
 	on("POST /volumes", p.createVolume)

@@ -1,41 +1,39 @@
 package dataplane
 
 import (
-	"slices"
-	"sync"
+	"net/http"
+	"strconv"
 	"time"
 
+	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
 )
 
-// maxEvents is how many events are kept for those who ask later.
-const maxEvents = 1024
-
-// events are the last things that happened without having been asked for.
-type events struct {
-	mu   sync.Mutex
-	seq  uint64
-	list []remote.Event
-}
-
-func (e *events) add(kind, volume, text string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.seq++
-	e.list = append(e.list, remote.Event{Seq: e.seq, At: time.Now().UTC(), Kind: kind, Volume: volume, Text: text})
-	if len(e.list) > 2*maxEvents {
-		e.list = slices.Clone(e.list[len(e.list)-maxEvents:])
+// listEvents answers with the events that a request's query asks for.
+func (p *plane) listEvents(r *http.Request) (any, error) {
+	f := embedded.EventFilter{Volume: r.FormValue("volume"), Severity: embedded.Severity(r.FormValue("severity"))}
+	var err error
+	if s := r.FormValue("after"); s != "" {
+		if f.After, err = strconv.ParseUint(s, 10, 63); err != nil {
+			return nil, driver.Errorf(driver.InvalidRequest, "events after %.40q: want a number", s)
+		}
 	}
-}
-
-func (e *events) array(ev embedded.Event) { e.add(string(ev.Kind), ev.Name, ev.Text) }
-
-func (e *events) after(seq uint64) []remote.Event {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	i, _ := slices.BinarySearchFunc(e.list, seq+1, func(ev remote.Event, s uint64) int {
-		return int(int64(ev.Seq) - int64(s))
-	})
-	return append([]remote.Event{}, e.list[i:]...)
+	if s := r.FormValue("since"); s != "" {
+		if f.Since, err = time.Parse(time.RFC3339Nano, s); err != nil {
+			return nil, driver.Errorf(driver.InvalidRequest, "events since %.40q: want a time as in RFC 3339", s)
+		}
+	}
+	switch f.Severity {
+	case "", embedded.Info, embedded.Warning, embedded.Error:
+	default:
+		return nil, driver.Errorf(driver.InvalidRequest, "severity %.40q: want info, warning or error", f.Severity)
+	}
+	out := []remote.Event{}
+	for _, e := range p.array.Events(f) {
+		out = append(out, remote.Event{
+			Seq: e.Seq, At: e.At, Kind: string(e.Kind), Severity: string(e.Severity), Volume: e.Name, Pool: e.Pool, Text: e.Text,
+		})
+	}
+	return out, nil
 }

@@ -26,7 +26,6 @@ type plane struct {
 	array   *embedded.Array
 	target  *target.Server
 	portals []netip.AddrPort // bound
-	events  *events
 	started time.Time
 
 	// handed counts the snapshots whose descriptors others have.
@@ -47,7 +46,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	p := &plane{ctx: ctx, c: c, log: log, events: &events{}, started: time.Now(), devices: map[int]device{}}
+	p := &plane{ctx: ctx, c: c, log: log, started: time.Now(), devices: map[int]device{}}
 	for _, dir := range []string{p.secrets(), p.reservations().dir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("data plane: %w", err)
@@ -55,7 +54,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	}
 	p.array, err = embedded.Open(ctx, embedded.Options{
 		StateDir: filepath.Join(c.StateDir, "array"), Pools: c.Pools, Logger: log,
-		ResyncRate: c.ResyncRate, OnEvent: p.events.array,
+		ResyncRate: c.ResyncRate,
 	})
 	if err != nil {
 		return fmt.Errorf("data plane: %w", err)
@@ -159,9 +158,11 @@ func (p *plane) mask(r *record, who []iscsi.Name) error {
 	return nil
 }
 
+// problem is the kind of events about what can't be served.
+const problem embedded.EventKind = "problem"
+
 func (p *plane) problem(text string) {
-	p.log.Error(text)
-	p.events.add("problem", "", text)
+	p.array.Note(embedded.Event{Kind: problem, Severity: embedded.Error, Text: text})
 }
 
 // anyone is how "every initiator" is written.

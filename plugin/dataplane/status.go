@@ -30,8 +30,13 @@ func (p *plane) status() remote.Status {
 	}
 	p.mu.Unlock()
 	for _, x := range p.array.Pools() {
-		s.Pools = append(s.Pools, remote.Pool(x))
-		if x.Reason != "" {
+		s.Pools = append(s.Pools, remote.Pool{
+			Name: x.Name, Dir: x.Dir, Size: x.Size, Free: x.Free, Limit: x.Limit, Used: x.Used, Provisioned: x.Provisioned,
+			Health: string(x.Health), Reflink: x.Reflink, Reason: x.Reason,
+		})
+		if x.Health == embedded.HealthLow {
+			s.Problems = append(s.Problems, fmt.Sprintf("pool %s: little room is left: %d of %d bytes are free", x.Name, x.Free, x.Size))
+		} else if x.Reason != "" {
 			s.Problems = append(s.Problems, fmt.Sprintf("pool %s: %s", x.Name, x.Reason))
 		}
 	}

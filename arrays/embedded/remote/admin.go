@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
+	"time"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/lun"
@@ -16,10 +18,23 @@ func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	return s, err
 }
 
-// Events returns those after a sequence number that are still kept, oldest
-// first.
-func (c *Client) Events(ctx context.Context, after uint64) (es []Event, err error) {
-	err = c.call(ctx, "asking for events", http.MethodGet, fmt.Sprintf("/events?after=%d", after), nil, &es)
+// Events returns those that match and are still kept, oldest first.
+func (c *Client) Events(ctx context.Context, q EventQuery) (es []Event, err error) {
+	v := url.Values{}
+	set := func(name, value string) {
+		if value != "" {
+			v.Set(name, value)
+		}
+	}
+	if q.After > 0 {
+		set("after", strconv.FormatUint(q.After, 10))
+	}
+	if !q.Since.IsZero() {
+		set("since", q.Since.UTC().Format(time.RFC3339Nano))
+	}
+	set("volume", q.Volume)
+	set("severity", q.Severity)
+	err = c.call(ctx, "asking for events", http.MethodGet, "/events?"+v.Encode(), nil, &es)
 	return es, err
 }
 

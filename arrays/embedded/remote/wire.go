@@ -64,14 +64,19 @@ type LUN struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// Pool is a directory that holds mirrors.
+// Pool is a directory that holds mirrors. Sizes are bytes.
 type Pool struct {
-	Name    string `json:"name"`
-	Dir     string `json:"dir"`
-	Size    int64  `json:"size"`
-	Free    int64  `json:"free"`
-	Reflink bool   `json:"reflink"` // volumes in it can have snapshots by reflink
-	Reason  string `json:"reason,omitempty"`
+	Name string `json:"name"`
+	Dir  string `json:"dir"`
+	// Size and Free are of the file system, or of Limit where that is less.
+	Size        int64  `json:"size"`
+	Free        int64  `json:"free"`
+	Limit       int64  `json:"limit,omitempty"`
+	Used        int64  `json:"used"`        // by raw files
+	Provisioned int64  `json:"provisioned"` // if all in them were written
+	Health      string `json:"health"`      // ok, low, full, read-only, offline
+	Reflink     bool   `json:"reflink"`     // volumes in it can have snapshots by reflink
+	Reason      string `json:"reason,omitempty"`
 }
 
 // Initiator may log in. Secrets go in and never come out.
@@ -122,13 +127,24 @@ type Session struct {
 	Since     time.Time `json:"since"`
 }
 
-// Event is something that happened without having been asked for.
+// Event is something that happened without having been asked for. Seq goes on
+// over restarts.
 type Event struct {
-	Seq    uint64    `json:"seq"`
-	At     time.Time `json:"at"`
-	Kind   string    `json:"kind"`
-	Volume string    `json:"volume,omitempty"`
-	Text   string    `json:"text"`
+	Seq      uint64    `json:"seq"`
+	At       time.Time `json:"at"`
+	Kind     string    `json:"kind"`
+	Severity string    `json:"severity"` // info, warning, error
+	Volume   string    `json:"volume,omitempty"`
+	Pool     string    `json:"pool,omitempty"`
+	Text     string    `json:"text"`
+}
+
+// EventQuery says which events are asked for; the zero value is all.
+type EventQuery struct {
+	After    uint64    // only those of a higher Seq
+	Since    time.Time // only those of this time or later
+	Volume   string    // only those of the volume with this ID or name
+	Severity string    // only those that matter at least so much
 }
 
 // Fault is the body of every answer that is no success.
