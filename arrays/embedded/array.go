@@ -107,7 +107,7 @@ func Open(ctx context.Context, o Options) (_ *Array, err error) {
 	} else if err != nil {
 		return nil, err
 	}
-	if log, before, err := openEventLog(a.fs, filepath.Join(o.StateDir, "events.log"), o.Logger); err != nil {
+	if log, before, err := openEventLog(a.fs, filepath.Join(o.StateDir, eventsFile), o.Logger); err != nil {
 		o.Logger.Warn("events can't be kept", "error", err)
 	} else {
 		a.events.restore(log, before)

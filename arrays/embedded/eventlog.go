@@ -16,6 +16,8 @@ import (
 // files of the log.
 const keptEvents = 4096
 
+const eventsFile = "events.log" // in the state directory
+
 // maxEventLog bounds what is read of one file.
 const maxEventLog = 64 << 20
 
