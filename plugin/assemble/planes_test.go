@@ -120,7 +120,7 @@ func TestControlPlaneFromConfiguration(t *testing.T) {
 func TestStorageAdministersTheDataPlane(t *testing.T) {
 	p := start(t)
 	ctx, s := t.Context(), p.storage
-	v, err := s.CreateVolume(ctx, "db", 8<<20, []string{"a", "b"})
+	v, err := s.CreateVolume(ctx, "db", 8<<20, []string{"a", "b"}, "mirror")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func (s storage) Volumes(ctx context.Context) ([]cli.Volume, error) {
 func volume(v remote.Volume) cli.Volume {
 	out := cli.Volume{
 		Name: v.Name, ID: string(v.ID), Size: v.Size, NAA: v.Identity.NAAString(), State: string(v.State),
-		Wanted: v.Wanted, UsedBy: v.UsedBy, Created: v.Created, Mirrors: []cli.Mirror{},
+		Wanted: v.Wanted, Policy: v.Policy, UsedBy: v.UsedBy, Created: v.Created, Mirrors: []cli.Mirror{},
 	}
 	for _, m := range v.Replicas {
 		out.Mirrors = append(out.Mirrors, cli.Mirror{
@@ -55,8 +55,13 @@ func (s storage) one(ctx context.Context, name string, err error) (cli.Volume, e
 	return volume(v), err
 }
 
-func (s storage) CreateVolume(ctx context.Context, name string, size int64, pools []string) (cli.Volume, error) {
-	v, err := s.Client.CreateVolume(ctx, name, size, pools)
+func (s storage) CreateVolume(ctx context.Context, name string, size int64, pools []string, snapshots string) (cli.Volume, error) {
+	v, err := s.Client.CreateVolume(ctx, remote.CreateVolumeRequest{Name: name, Size: size, Pools: pools, Snapshots: snapshots})
+	return volume(v), err
+}
+
+func (s storage) SetSnapshotPolicy(ctx context.Context, name, policy string) (cli.Volume, error) {
+	v, err := s.Client.SetSnapshotPolicy(ctx, driver.VolumeID(name), policy)
 	return volume(v), err
 }
 

@@ -249,10 +249,17 @@ func (f *fakeStorage) Volumes(context.Context) ([]Volume, error) {
 	return slices.Clone(f.volumes), nil
 }
 
-func (f *fakeStorage) CreateVolume(_ context.Context, name string, size int64, pools []string) (Volume, error) {
+func (f *fakeStorage) SetSnapshotPolicy(_ context.Context, name, snapshots string) (Volume, error) {
+	return f.volume(name, func(v *Volume) error {
+		v.Policy = snapshots
+		return nil
+	})
+}
+
+func (f *fakeStorage) CreateVolume(_ context.Context, name string, size int64, pools []string, snapshots string) (Volume, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	v := Volume{Name: name, ID: "id-" + name, Size: size, State: string(driver.Synchronized), Wanted: len(pools), NAA: "naa.3000000000000001", Created: at(0)}
+	v := Volume{Name: name, ID: "id-" + name, Size: size, State: string(driver.Synchronized), Wanted: len(pools), Policy: snapshots, NAA: "naa.3000000000000001", Created: at(0)}
 	for i, p := range pools {
 		v.Mirrors = append(v.Mirrors, Mirror{ID: fmt.Sprintf("m%d", i+1), Pool: p, File: "/srv/" + p + "/" + name, State: v.State})
 	}

@@ -142,7 +142,10 @@ type Recovered struct {
 type Storage interface {
 	io.Closer
 	Volumes(ctx context.Context) ([]Volume, error)
-	CreateVolume(ctx context.Context, name string, size int64, pools []string) (Volume, error)
+	// CreateVolume and SetSnapshotPolicy take what splits are to be made of:
+	// "mirror", "reflink" or "auto".
+	CreateVolume(ctx context.Context, name string, size int64, pools []string, snapshots string) (Volume, error)
+	SetSnapshotPolicy(ctx context.Context, name, snapshots string) (Volume, error)
 	ResizeVolume(ctx context.Context, name string, size int64) (Volume, error)
 	DeleteVolume(ctx context.Context, name string) error
 	ExposeVolume(ctx context.Context, name string, initiators []string, readOnly bool) (Volume, error)
@@ -171,6 +174,7 @@ type Volume struct {
 	State     string    `json:"state"`
 	Wanted    int       `json:"wanted"` // mirrors it should have, those split off included
 	Mirrors   []Mirror  `json:"mirrors"`
+	Policy    string    `json:"policy"` // what splits are made of
 	Snapshots []string  `json:"snapshots,omitempty"`
 	UsedBy    []string  `json:"usedBy,omitempty"`
 	Created   time.Time `json:"created,omitzero"`

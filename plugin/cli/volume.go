@@ -23,7 +23,7 @@ kept equal. A snapshot set splits one of them off.`,
   cleave volume expose db --to iqn.1993-08.org.debian:01:host1
   cleave volume list`,
 	}
-	c.AddCommand(a.volumeCreateCommand(), a.volumeListCommand(), a.volumeShowCommand(), a.volumeResizeCommand(),
+	c.AddCommand(a.volumeCreateCommand(), a.volumeListCommand(), a.volumeShowCommand(), a.volumeResizeCommand(), a.volumeSetCommand(),
 		a.volumeDeleteCommand(), a.volumeExposeCommand(), a.volumeUnexposeCommand())
 	return c
 }
@@ -45,14 +45,14 @@ func volumesResult(vs []Volume) result {
 		names = append(names, v.Name)
 	}
 	return result{value: list("volumes", vs), names: names, text: func(w io.Writer, p *paper) error {
-		t := table{head: []string{"NAME", "SIZE", "STATE", "MIRRORS", "SPLITS", "LUN", "+NAA", "+USED BY", "INITIATORS"}}
+		t := table{head: []string{"NAME", "SIZE", "STATE", "MIRRORS", "SPLITS", "BY", "LUN", "+NAA", "+USED BY", "INITIATORS"}}
 		for _, v := range vs {
 			lun, who := "", ""
 			if v.LUN != nil {
 				lun = fmt.Sprint(v.LUN.LUN)
 				who = strings.Join(v.LUN.Initiators, ",")
 			}
-			t.add(v.Name, size(v.Size), v.State, fmt.Sprintf("%d/%d", inSync(v), v.Wanted), fmt.Sprint(len(v.Snapshots)), lun, v.NAA,
+			t.add(v.Name, size(v.Size), v.State, fmt.Sprintf("%d/%d", inSync(v), v.Wanted), fmt.Sprint(len(v.Snapshots)), v.Policy, lun, v.NAA,
 				strings.Join(v.UsedBy, ","), who)
 		}
 		p.draw(w, t)
@@ -79,6 +79,7 @@ func volumeResult(v Volume) result {
 		line("state", v.State)
 		line("naa", v.NAA)
 		line("created", clock(v.Created))
+		line("splits by", v.Policy)
 		line("splits", strings.Join(v.Snapshots, ", "))
 		line("used by", strings.Join(v.UsedBy, ", "))
 		if v.LUN != nil {

@@ -12,12 +12,19 @@ func (a *app) volumeCreateCommand() *cobra.Command {
 	var sizeFlag string
 	var pools []string
 	var mirrors int
+	var snapshots string
 	c := &cobra.Command{
 		Use:   "create NAME --size SIZE",
 		Short: "Make a volume with two or more mirrors",
 		Long: `Make a volume. Its mirrors are sparse files, one in each pool named by --pool;
 without --pool those with the most free space are taken. A new volume reads as
-zeroes and its mirrors are in sync at once.`,
+zeroes and its mirrors are in sync at once.
+
+--snapshots says what a split takes: "mirror" a mirror, which is a copy on a disk
+of its own and leaves the volume one fewer until the resync; "reflink" a clone
+within one mirror's pool, whose file system must have reflinks (XFS, Btrfs), and
+which holds writes for some milliseconds; "auto" a mirror where one can be
+spared, and a clone otherwise.`,
 		Example: `  cleave volume create db --size 20GiB
   cleave volume create db --size 20GiB --pool a --pool b --pool c`,
 		Args: cobra.ExactArgs(1),
@@ -29,13 +36,16 @@ zeroes and its mirrors are in sync at once.`,
 			if n <= 0 || n%512 != 0 {
 				return usagef("--size %s: want a positive multiple of 512 bytes", sizeFlag)
 			}
+			if err := checkPolicy(snapshots); err != nil {
+				return err
+			}
 			return a.withStorage(func(s Storage) error {
 				if len(pools) == 0 {
 					if pools, err = roomiest(c.Context(), s, mirrors); err != nil {
 						return err
 					}
 				}
-				v, err := s.CreateVolume(c.Context(), args[0], n, pools)
+				v, err := s.CreateVolume(c.Context(), args[0], n, pools, snapshots)
 				if err != nil {
 					return err
 				}
@@ -47,6 +57,7 @@ zeroes and its mirrors are in sync at once.`,
 	f.StringVar(&sizeFlag, "size", "", "size, as in 512MiB or 20GiB; a number alone is bytes (required)")
 	f.StringArrayVar(&pools, "pool", nil, "pool for a mirror; repeat it for each mirror")
 	f.IntVar(&mirrors, "mirrors", 2, "how many mirrors, where no pool is named")
+	f.StringVar(&snapshots, "snapshots", "mirror", "what a split takes: mirror, reflink or auto")
 	c.MarkFlagsMutuallyExclusive("pool", "mirrors")
 	if err := c.MarkFlagRequired("size"); err != nil {
 		panic(err) // a flag that is not there: a slip in this function

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/embedded"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
 	"github.com/cleave-san/cleave/lun"
 )
@@ -136,6 +137,13 @@ func (p *plane) routes() http.Handler {
 	on("DELETE /volumes/{id}", func(r *http.Request) (any, error) { return nil, p.array.DeleteVolume(r.Context(), vol(r)) })
 	on("POST /volumes/{id}/resize", with(func(r *http.Request, in remote.ResizeRequest) (any, error) {
 		return p.resize(r.Context(), vol(r), in.Size)
+	}))
+	on("POST /volumes/{id}/policy", with(func(r *http.Request, in remote.PolicyRequest) (any, error) {
+		v, err := p.array.SetSnapshotPolicy(r.Context(), vol(r), embedded.SnapshotPolicy(in.Snapshots))
+		if err != nil {
+			return nil, err
+		}
+		return p.volume(v), nil
 	}))
 	on("POST /volumes/{id}/expose", with(func(r *http.Request, in remote.ExposeVolumeRequest) (any, error) {
 		return p.exposeVolume(vol(r), in)

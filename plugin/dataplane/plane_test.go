@@ -106,7 +106,7 @@ func run(t *testing.T, c Config) (cl *remote.Client, stop func()) {
 // volume makes a volume of two mirrors in sync.
 func volume(t *testing.T, c *remote.Client, name string, size int64) remote.Volume {
 	t.Helper()
-	v, err := c.CreateVolume(t.Context(), name, size, []string{"a", "b"})
+	v, err := c.CreateVolume(t.Context(), remote.CreateVolumeRequest{Name: name, Size: size, Pools: []string{"a", "b"}})
 	if err != nil {
 		t.Fatal(err)
 	}

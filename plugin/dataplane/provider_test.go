@@ -10,6 +10,7 @@ import (
 
 	"github.com/cleave-san/cleave/arrays/arraytest"
 	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/embedded/remote"
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/nbd"
 )
@@ -49,7 +50,7 @@ func TestProvider(t *testing.T) {
 			if i == 0 {
 				pools = pools[:3]
 			}
-			v, err := c.CreateVolume(t.Context(), name, arraytest.MinVolume, pools)
+			v, err := c.CreateVolume(t.Context(), remote.CreateVolumeRequest{Name: name, Size: arraytest.MinVolume, Pools: pools})
 			if err != nil {
 				t.Fatal(err)
 			}

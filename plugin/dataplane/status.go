@@ -55,7 +55,9 @@ func (p *plane) status() remote.Status {
 
 func (p *plane) createVolume(r *http.Request) (any, error) {
 	return with(func(r *http.Request, in remote.CreateVolumeRequest) (any, error) {
-		v, err := p.array.CreateVolume(r.Context(), embedded.CreateVolume{Name: in.Name, Size: in.Size, Pools: in.Pools})
+		v, err := p.array.CreateVolume(r.Context(), embedded.CreateVolume{
+			Name: in.Name, Size: in.Size, Pools: in.Pools, Snapshots: embedded.SnapshotPolicy(in.Snapshots),
+		})
 		if err != nil {
 			return nil, err
 		}

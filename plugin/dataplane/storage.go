@@ -15,7 +15,8 @@ func (p *plane) volume(v embedded.VolumeInfo) remote.Volume {
 	out := remote.Volume{
 		Volume: v.Volume, Created: v.Created, Wanted: v.Wanted, Snapshots: v.Snapshots,
 		UnmirroredSince: v.UnmirroredSince, Remaining: v.Remaining, Recovering: v.Recovering, UsedBy: v.UsedBy,
-		LUN: p.exposed(kindVolume, string(v.ID)),
+		Policy: string(v.Policy),
+		LUN:    p.exposed(kindVolume, string(v.ID)),
 	}
 	for _, m := range v.Replicas {
 		out.Replicas = append(out.Replicas, remote.Mirror(m))

@@ -51,10 +51,17 @@ func (c *Client) Volume(ctx context.Context, v driver.VolumeID) (info Volume, er
 	return info, err
 }
 
-// CreateVolume makes a volume of size bytes with one mirror in each pool named.
-func (c *Client) CreateVolume(ctx context.Context, name string, size int64, pools []string) (v Volume, err error) {
-	err = c.call(ctx, fmt.Sprintf("creating volume %q", name), http.MethodPost, "/volumes", CreateVolumeRequest{name, size, pools}, &v)
+// CreateVolume makes a volume with one mirror in each pool named.
+func (c *Client) CreateVolume(ctx context.Context, r CreateVolumeRequest) (v Volume, err error) {
+	err = c.call(ctx, fmt.Sprintf("creating volume %q", r.Name), http.MethodPost, "/volumes", r, &v)
 	return v, err
+}
+
+// SetSnapshotPolicy says what splits of a volume are made of: "mirror",
+// "reflink" or "auto".
+func (c *Client) SetSnapshotPolicy(ctx context.Context, v driver.VolumeID, policy string) (info Volume, err error) {
+	err = c.call(ctx, fmt.Sprintf("changing the snapshots of volume %q", v), http.MethodPost, "/volumes/"+esc(v)+"/policy", PolicyRequest{policy}, &info)
+	return info, err
 }
 
 // DeleteVolume deletes a volume that nobody uses. One that is not there is

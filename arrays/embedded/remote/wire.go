@@ -20,8 +20,10 @@ type Volume struct {
 	UnmirroredSince time.Time           `json:"unmirroredSince,omitzero"`
 	Remaining       time.Duration       `json:"remaining,omitempty"`  // until all mirrors are in sync, an estimate
 	Recovering      int64               `json:"recovering,omitempty"` // bytes to compare after a crash
-	UsedBy          []string            `json:"usedBy,omitempty"`
-	LUN             *LUN                `json:"lun,omitempty"`
+	// Policy says what splits of it are made of: "mirror", "reflink" or "auto".
+	Policy string   `json:"policy"`
+	UsedBy []string `json:"usedBy,omitempty"`
+	LUN    *LUN     `json:"lun,omitempty"`
 }
 
 // Mirror is one mirror of a volume.
@@ -158,6 +160,13 @@ type CreateVolumeRequest struct {
 	Name  string   `json:"name"`
 	Size  int64    `json:"size"` // bytes
 	Pools []string `json:"pools"`
+	// Snapshots says what splits of it are made of; empty is "mirror".
+	Snapshots string `json:"snapshots,omitempty"`
+}
+
+// PolicyRequest asks for splits to be made otherwise.
+type PolicyRequest struct {
+	Snapshots string `json:"snapshots"`
 }
 
 // ResizeRequest asks for a larger volume.
