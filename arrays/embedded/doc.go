@@ -30,6 +30,11 @@
 //     they are done. The call then waits for them, syncs both halves, and makes
 //     the group's record stable in one step: after a crash a group is whole or
 //     absent, and an absent one's mirrors go back to their volumes.
+//   - Where a volume's SnapshotPolicy says so, a split takes no mirror but
+//     clones one's file, in a pool with reflinks. Writes to that volume then
+//     wait until those before them have ended and the file is cloned, for
+//     Options.HoldLimit at most; how long they did is the snapshot's Held.
+//     Groups of both kinds have one instant. See clone.
 //   - Revert and Reverse copy nothing before they return: a split mirror and one
 //     of the volume's change places, and the catalogue says so in one step.
 //     What was written in an epoch is known from then on by its bitmap, so that

@@ -26,6 +26,7 @@ type label struct {
 	Size     int64           `json:"size"`
 	Created  time.Time       `json:"created,omitzero"`
 	Want     []string        `json:"want,omitempty"`
+	Policy   SnapshotPolicy  `json:"policy,omitempty"`
 	Mirror   mirrorRecord    `json:"mirror"`
 	Snapshot *snapshotRecord `json:"snapshot,omitempty"`
 	// Siblings are the volume's mirrors in sync, so that a stale label is
@@ -99,7 +100,7 @@ func (l *labeller) write() {
 		l.written[path] = b
 	}
 	for _, v := range cat.Volumes {
-		lb := label{Array: cat.Array, Volume: v.ID, Name: v.Name, Size: v.Size, Created: v.Created, Want: v.Want}
+		lb := label{Array: cat.Array, Volume: v.ID, Name: v.Name, Size: v.Size, Created: v.Created, Want: v.Want, Policy: v.Policy}
 		for _, m := range v.Mirrors {
 			if m.State == inSync {
 				lb.Siblings = append(lb.Siblings, m.ID)

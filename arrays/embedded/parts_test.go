@@ -2,6 +2,8 @@ package embedded
 
 import (
 	"bytes"
+	"context"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -9,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -124,6 +127,42 @@ func TestRanges(t *testing.T) {
 		synctest.Wait()
 		if len(order) != 2 || order[0] != "b" {
 			t.Fatalf("served in order %v", order)
+		}
+	})
+}
+
+// Whoever waits for the whole device keeps later ones out, gets it when earlier
+// ones have ended, or gives up in time and lets the later ones go on.
+func TestRangesAwait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r ranges
+		r.init()
+		var a, all, b span
+		r.lock(&a, 0, 10)
+		r.ask(&all, 0, math.MaxInt64)
+		done := false
+		go func() { r.lock(&b, 100, 1); done = true; r.unlock(&b) }()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if r.await(ctx, &all) {
+			t.Fatal("granted while an earlier range is held")
+		}
+		if ctx.Err() == nil || done {
+			t.Fatal("gave up early, or a later range was granted")
+		}
+		r.unlock(&all)
+		synctest.Wait()
+		if !done {
+			t.Fatal("the later range still waits")
+		}
+		r.ask(&all, 0, math.MaxInt64)
+		go r.unlock(&a)
+		if !r.await(t.Context(), &all) {
+			t.Fatal("not granted")
+		}
+		r.unlock(&all)
+		if r.first != nil {
+			t.Fatal("ranges are left")
 		}
 	})
 }
