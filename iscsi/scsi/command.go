@@ -111,6 +111,9 @@ func (n *Nexus) begin(c *Command) result {
 			return check(code)
 		}
 	}
+	if last := len(o.usage) - 1; c.CDB[last]&0x04 != 0 {
+		return badCDB(uint16(last)) // NACA: there is no auto contingent allegiance (SAM-5, CONTROL byte)
+	}
 	if r := n.reachable(o); !r.ok() {
 		return r
 	}

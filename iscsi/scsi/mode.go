@@ -155,37 +155,15 @@ func runModeSelect(n *Nexus, c *Command) result {
 	if c.Want == 0 {
 		return result{}
 	}
-	head := 4
-	if c.CDB[0] == 0x55 {
-		head = 8
-	}
-	if len(p) < head {
+	if int64(len(p)) < c.Want {
 		return check(listLengthError)
 	}
-	var desc int
-	if head == 4 {
-		desc = int(p[3])
-	} else {
-		desc = int(binary.BigEndian.Uint16(p[6:]))
-	}
-	if len(p) < head+desc {
-		return check(listLengthError)
-	}
-	if desc > 0 {
-		d := p[head : head+desc]
-		if desc != 8 && desc != 16 {
-			return badList(uint16(head - 1))
-		}
-		size := int64(d[5])<<16 | int64(d[6])<<8 | int64(d[7])
-		if desc == 16 {
-			size = int64(binary.BigEndian.Uint32(d[12:]))
-		}
-		if size != u.blockSize() && size != 0 {
-			return badList(uint16(head + 5))
-		}
+	at, r := u.modeHeader(p, c.CDB[0] == 0x55)
+	if !r.ok() {
+		return r
 	}
 	wce, dsense, swp := u.wce.Load(), u.dsense.Load(), u.swp.Load()
-	for at := head + desc; at < len(p); {
+	for at < len(p) {
 		page := p[at:]
 		if len(page) < 2 || len(page) < 2+int(page[1]) {
 			return check(listLengthError)
@@ -225,4 +203,48 @@ func runModeSelect(n *Nexus, c *Command) result {
 	u.swp.Store(swp)
 	u.attentionAll(modeChanged, n)
 	return result{}
+}
+
+// modeHeader checks the header and the block descriptor of a mode parameter list
+// (SPC-4 section 7.5.5, SBC-3 section 6.5.2) and returns where the pages begin. The
+// descriptor must not ask for another block length or capacity.
+func (u *Unit) modeHeader(p []byte, ten bool) (pages int, r result) {
+	head, desc, long := 4, 0, false
+	if ten {
+		head = 8
+	}
+	if len(p) < head {
+		return 0, check(listLengthError)
+	}
+	if ten {
+		desc, long = int(binary.BigEndian.Uint16(p[6:])), p[4]&0x01 != 0 // LONGLBA
+	} else {
+		desc = int(p[3])
+	}
+	want := 8
+	if long {
+		want = 16
+	}
+	switch {
+	case desc == 0:
+		return head, result{}
+	case desc != want:
+		return 0, badList(uint16(head - 1))
+	case len(p) < head+desc:
+		return 0, check(listLengthError)
+	}
+	d := p[head : head+desc]
+	blocks, all := uint64(binary.BigEndian.Uint32(d)), uint64(0xffffffff)
+	size, sizeAt := int64(d[5])<<16|int64(d[6])<<8|int64(d[7]), head+5
+	if long {
+		blocks, all = binary.BigEndian.Uint64(d), ^uint64(0)
+		size, sizeAt = int64(binary.BigEndian.Uint32(d[12:])), head+12
+	}
+	switch {
+	case size != u.blockSize() && size != 0:
+		return 0, badList(uint16(sizeAt))
+	case blocks != 0 && blocks != all && blocks != u.blocks.Load():
+		return 0, badList(uint16(head))
+	}
+	return head + desc, result{}
 }
