@@ -10,7 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"github.com/cleave-san/cleave/lun"
 )
@@ -292,42 +292,41 @@ func TestCopyOfAFailingDevice(t *testing.T) {
 // PREEMPT AND ABORT does not return while a copy of the victim's is inside the
 // device, though it came by another unit.
 func TestPreemptWaitsForCopies(t *testing.T) {
-	b := newCopyBench(t)
-	d := &heldDevice{Device: b.dst, in: make(chan struct{}, 1), hold: make(chan struct{})}
-	b.to.unit.dev, b.to.unit.trim = d, nil
-	fence := b.to.unit.Attach(Path{Port: Port{Name: "iqn.2026-01.test:fence"}})
-	told(fence)
-	b.good(prOut(fence, prRegister, 0, 0, 1, 0), prOut(b.to, prRegister, 0, 0, 2, 0))
-	copied, fenced := make(chan *Command, 1), make(chan *Command, 1)
-	go func() { copied <- xcopy(b.from, copyParams(1, 0, b.both(), [][]byte{blocks(0, 1, 8, 0, 0)})) }()
-	<-d.in
-	go func() { fenced <- prOut(fence, prPreemptAbort, writeExclusive, 1, 2, 0) }()
-	for end := time.Now().Add(time.Minute); b.to.unit.exclusive.TryRLock(); time.Sleep(time.Millisecond) {
-		b.to.unit.exclusive.RUnlock()
-		if time.Now().After(end) {
-			t.Error("nobody waits for the copy")
-			break
+	synctest.Test(t, func(t *testing.T) {
+		for _, hangs := range []bool{false, true} {
+			b := newCopyBench(t)
+			d := &heldDevice{Device: b.dst, hold: make(chan struct{})}
+			b.to.unit.dev, b.to.unit.trim = d, nil
+			fence := b.to.unit.Attach(Path{Port: Port{Name: "iqn.2026-01.test:fence"}})
+			told(fence)
+			b.good(prOut(fence, prRegister, 0, 0, 1, 0), prOut(b.to, prRegister, 0, 0, 2, 0))
+			copied, fenced := make(chan *Command, 1), make(chan *Command, 1)
+			go func() { copied <- xcopy(b.from, copyParams(1, 0, b.both(), [][]byte{blocks(0, 1, 8, 0, 0)})) }()
+			synctest.Wait()
+			go func() { fenced <- prOut(fence, prPreemptAbort, writeExclusive, 1, 2, 0) }()
+			synctest.Wait()
+			if len(fenced) > 0 {
+				t.Error("fenced while the copy still writes")
+			}
+			if hangs {
+				b.want(<-fenced, internalFailure) // after its patience
+			}
+			close(d.hold)
+			<-copied
+			if !hangs {
+				b.good(<-fenced)
+			}
 		}
-	}
-	select {
-	case <-fenced:
-		t.Error("fenced while the copy still writes")
-		close(d.hold)
-	default:
-		close(d.hold)
-		b.good(<-fenced)
-	}
-	<-copied
+	})
 }
 
 // heldDevice lets writes wait.
 type heldDevice struct {
 	lun.Device
-	in, hold chan struct{}
+	hold chan struct{}
 }
 
 func (d *heldDevice) WriteAt(p []byte, off int64) (int, error) {
-	d.in <- struct{}{}
 	<-d.hold
 	return d.Device.WriteAt(p, off)
 }

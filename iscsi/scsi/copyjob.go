@@ -2,6 +2,9 @@ package scsi
 
 import (
 	"errors"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/cleave-san/cleave/lun"
 )
@@ -83,6 +86,8 @@ func aborted(err error) result {
 // AND WRITE does not, nor does PREEMPT AND ABORT return before it is over.
 func (j *copyJob) step(off, n int64, backwards bool) error {
 	u := j.to.unit
+	// Known before it asks: whoever forbids it later finds it.
+	defer u.steps.begin(j.to.id())()
 	u.exclusive.RLock()
 	defer u.exclusive.RUnlock()
 	if r := j.from.admits(copyRead); !r.ok() {
@@ -183,4 +188,54 @@ func (j *copyJob) data(off, n int64, backwards bool) error {
 		j.to.unit.stats.writeBytes.Add(uint64(len(b)))
 	}
 	return nil
+}
+
+// copySteps are the pieces that copies write to a unit at the moment, by the nexus
+// that they are written for.
+type copySteps struct {
+	mu   sync.Mutex
+	list []copyStepping
+}
+
+type copyStepping struct {
+	by   nexusID
+	over chan struct{}
+}
+
+// begin enters a step; the function that it returns leaves.
+func (s *copySteps) begin(by nexusID) func() {
+	st := copyStepping{by, make(chan struct{})}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, st)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.list = slices.DeleteFunc(s.list, func(o copyStepping) bool { return o.over == st.over })
+		close(st.over)
+	}
+}
+
+// stepPatience bounds how long PREEMPT AND ABORT waits for a step.
+const stepPatience = 20 * time.Second
+
+// wait returns when the steps of some nexuses that are under way are over, false if
+// one isn't in time.
+func (s *copySteps) wait(by []nexusID) bool {
+	s.mu.Lock()
+	list := slices.Clone(s.list)
+	s.mu.Unlock()
+	patience := time.NewTimer(stepPatience)
+	defer patience.Stop()
+	for _, st := range list {
+		if !slices.Contains(by, st.by) {
+			continue
+		}
+		select {
+		case <-st.over:
+		case <-patience.C:
+			return false
+		}
+	}
+	return true
 }

@@ -207,10 +207,9 @@ func (u *Unit) abortAll(ids []nexusID) bool {
 			all = n.path.Abort() && all
 		}
 	}
-	// Copies that came to this unit by another are behind this.
-	u.exclusive.Lock()
-	u.exclusive.Unlock() //nolint:staticcheck // a barrier
-	return all
+	// What the victims copy to here by way of other units is no command of
+	// theirs on this one.
+	return all && u.steps.wait(ids)
 }
 
 // tell raises a unit attention for a nexus other than the command's.

@@ -64,6 +64,8 @@ type Unit struct {
 	pr       atomic.Pointer[reservations]
 	prMu     sync.Mutex // held over a change of pr, and taken before mu
 
+	steps copySteps // copies that write to the unit now
+
 	mu      sync.Mutex
 	nexuses map[*Nexus]struct{}
 	groups  []PortGroup
