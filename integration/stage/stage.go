@@ -34,16 +34,18 @@ const (
 type Options struct {
 	Exe string
 	Dir string
+	// Portals is how many portals the array has; default 1.
+	Portals int
 	// Output receives what the array and control plane log; nil: files in Dir.
 	Output io.Writer
 }
 
 // Stage is one array, one control plane and their VMs.
 type Stage struct {
-	o      Options
-	portal string
-	secret string
-	proxy  *proxy
+	o       Options
+	portals []string
+	secret  string
+	proxy   *proxy
 
 	mu    sync.Mutex
 	array *process
@@ -54,11 +56,13 @@ type Stage struct {
 // New makes a stage whose array runs, with three pools.
 func New(ctx context.Context, o Options) (*Stage, error) {
 	s := &Stage{o: o}
-	port, err := freePort()
-	if err != nil {
-		return nil, err
+	for range max(1, o.Portals) {
+		port, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		s.portals = append(s.portals, fmt.Sprintf("127.0.0.1:%d", port))
 	}
-	s.portal = fmt.Sprintf("127.0.0.1:%d", port)
 	for _, p := range []string{"state", "serve", "pool-a", "pool-b", "pool-c"} {
 		if err := os.MkdirAll(s.path(p), 0o700); err != nil {
 			return nil, err
@@ -71,6 +75,7 @@ func New(ctx context.Context, o Options) (*Stage, error) {
 	if err := s.StartArray(ctx); err != nil {
 		return nil, err
 	}
+	var err error
 	if s.proxy, err = newProxy(s.path("p.sock"), s.path("a.sock")); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -84,8 +89,12 @@ func New(ctx context.Context, o Options) (*Stage, error) {
 
 func (s *Stage) path(name string) string { return filepath.Join(s.o.Dir, name) }
 
-// Portal is where the array serves iSCSI.
-func (s *Stage) Portal() string { return s.portal }
+// Portals are where the array serves iSCSI, and Target under which name.
+func (s *Stage) Portals() []string { return slices.Clone(s.portals) }
+func (s *Stage) Target() string    { return target }
+
+// Account is what the stage's initiators log in with.
+func (s *Stage) Account() (user, secret string) { return "stage", s.secret }
 
 // Dir is the stage's directory.
 func (s *Stage) Dir() string { return s.o.Dir }
@@ -102,8 +111,12 @@ func freePort() (int, error) {
 
 // StartArray starts the data plane, and returns when it answers.
 func (s *Stage) StartArray(ctx context.Context) error {
-	p, err := s.start("array", "array", "--state", s.path("state"), "--pool", "a="+s.path("pool-a"), "--pool", "b="+s.path("pool-b"),
-		"--pool", "c="+s.path("pool-c"), "--portal", s.portal, "--iqn", target, "--array-socket", s.path("a.sock"))
+	args := []string{"array", "--state", s.path("state"), "--pool", "a=" + s.path("pool-a"), "--pool", "b=" + s.path("pool-b"),
+		"--pool", "c=" + s.path("pool-c"), "--iqn", target, "--array-socket", s.path("a.sock")}
+	for _, p := range s.portals {
+		args = append(args, "--portal", p)
+	}
+	p, err := s.start("array", args...)
 	if err != nil {
 		return err
 	}

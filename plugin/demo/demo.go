@@ -104,7 +104,7 @@ func (t *story) setUp(ctx context.Context) error {
 	if t.stage, err = stage.New(ctx, stage.Options{Exe: t.exe, Dir: t.dir}); err != nil {
 		return err
 	}
-	t.say("the array runs: three pools, iSCSI with CHAP at %s", t.stage.Portal())
+	t.say("the array runs: three pools, iSCSI with CHAP at %s", t.stage.Portals()[0])
 	return nil
 }
 
