@@ -28,11 +28,10 @@ type host struct {
 // modules of the VM: the kernel's initiator, and what multipath stands on.
 var modules = []string{"iscsi_tcp", "sg", "dm-multipath", "dm-round-robin", "dm-service-time", "scsi_dh_alua"}
 
-// newHost starts an array with so many portals, and a VM with udev, iscsid and
-// multipathd, which know nobody yet.
-func newHost(t *testing.T, portals int) *host {
+// newArray starts an array with so many portals.
+func newArray(t *testing.T, portals int) (context.Context, *stage.Stage) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
 	t.Cleanup(cancel)
 	dir, err := os.MkdirTemp("", "cleave-ini-")
 	if err != nil {
@@ -54,13 +53,19 @@ func newHost(t *testing.T, portals int) *host {
 			t.Error(err)
 		}
 	})
-	vm, err := lab.Boot(ctx, lab.VM{Name: "host", Kind: lab.Proof, Modules: modules, CPUs: 2})
+	return ctx, s
+}
+
+// newHost boots a VM with udev, iscsid and multipathd, which know nobody yet.
+func newHost(ctx context.Context, t *testing.T, s *stage.Stage, disks ...lab.Disk) *host {
+	t.Helper()
+	vm, err := lab.Boot(ctx, lab.VM{Name: "host", Kind: lab.Proof, Modules: modules, CPUs: 2, Disks: disks})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			out, _ := vm.Run(context.Background(), "dmesg | tail -n 60; multipath -ll; cat /run/fio.log 2>/dev/null | tail -n 30")
+			out, _ := vm.Run(context.Background(), "dmesg | tail -n 60; multipath -ll; tail -n 30 /run/fio.*.log")
 			t.Logf("the host's last words:\n%s\n%s", out.Stdout, out.Stderr)
 		}
 		if err := vm.Close(); err != nil {
@@ -81,7 +86,6 @@ node.startup = manual
 node.session.auth.authmethod = CHAP
 node.session.auth.username = %s
 node.session.auth.password = %s
-node.session.timeo.replacement_timeout = 5
 node.conn[0].timeo.login_timeout = 10
 node.conn[0].timeo.noop_out_interval = 3
 node.conn[0].timeo.noop_out_timeout = 3
@@ -135,17 +139,19 @@ func (h *host) cleave(args ...string) string {
 }
 
 // login makes a static record of a portal of the machine that the VM runs on,
-// and logs in.
-func (h *host) login(portal string) {
+// and logs in. Commands wait so many seconds for a connection that is cut.
+func (h *host) login(portal string, patience int) {
 	h.Helper()
 	_, port, err := net.SplitHostPort(portal)
 	if err != nil {
 		h.Fatal(err)
 	}
 	h.run(fmt.Sprintf(`set -e
-iscsiadm -m node -o new -T %[1]s -p 10.0.2.2:%[2]s
-iscsiadm -m node -T %[1]s -p 10.0.2.2:%[2]s -l
-udevadm settle -t 60`, h.stage.Target(), port))
+r="iscsiadm -m node -T %[1]s -p 10.0.2.2:%[2]s"
+$r -o new
+$r -o update -n node.session.timeo.replacement_timeout -v %[3]d
+$r -l
+udevadm settle -t 60`, h.stage.Target(), port, patience))
 }
 
 // paths wants the map's paths to be in a state so many times.
@@ -156,35 +162,55 @@ func (h *host) paths(state string, n int) {
 	})
 }
 
-// startFio begins to write and verify in the background; fioGoesOn and
-// fioEnds see to it.
-func (h *host) startFio(target string, seconds int) {
+// fio is a job that writes and verifies, in the background.
+type fio struct {
+	*host
+	name, device string // below /dev
+}
+
+// startFio begins a job on a file or device, until ends; device is where its
+// writes show.
+func (h *host) startFio(name, target, device string) *fio {
 	h.Helper()
 	h.run(fmt.Sprintf(`cd /run
-fio --name=verify --filename=%s --size=64m --rw=randrw --bsrange=4k-64k --bs_unaligned=0 --blockalign=4k --ioengine=libaio --iodepth=8 --direct=1 \
-	--verify=crc32c --verify_backlog=64 --verify_fatal=1 --time_based --runtime=%d --randseed=%d >/run/fio.log 2>&1 &
-echo $! >/run/fio.pid`, target, seconds, time.Now().UnixNano()%1e6))
+fio --name=%[1]s --filename=%[2]s --size=64m --rw=randrw --bsrange=4k-256k --blockalign=4k --ioengine=libaio --iodepth=8 --direct=1 \
+	--verify=crc32c --verify_backlog=64 --verify_fatal=1 --time_based --runtime=100000 --randseed=%[3]d >/run/fio.%[1]s.log 2>&1 &
+echo $! >/run/fio.%[1]s.pid`, name, target, time.Now().UnixNano()%1e6))
+	return &fio{h, name, device}
 }
 
-// fioProgress wants more to be written.
-func (h *host) fioProgress(device string) {
-	h.Helper()
-	before := h.run("cat /sys/block/" + device + "/stat | awk '{print $7}'")
-	eventually(h.T, 3*time.Minute, "fio goes on", func() error {
-		if now := h.run("cat /sys/block/" + device + "/stat | awk '{print $7}'"); now == before {
-			return fmt.Errorf("sectors written: %s", now)
+// goesOn wants more to be written.
+func (f *fio) goesOn() {
+	f.Helper()
+	sectors := "awk '{print $7}' /sys/block/" + f.device + "/stat"
+	before := f.run(sectors)
+	eventually(f.T, 3*time.Minute, "fio goes on", func() error {
+		if err := f.alive(); err != nil {
+			f.Fatal(err)
 		}
-		return h.try("kill -0 $(cat /run/fio.pid) || { cat /run/fio.log; false; }")
+		if f.run(sectors) == before {
+			return fmt.Errorf("sectors written: %s", before)
+		}
+		return nil
 	})
 }
 
-func (h *host) fioEnds() {
-	h.Helper()
-	eventually(h.T, 20*time.Minute, "fio ends", func() error {
-		return h.try("! kill -0 $(cat /run/fio.pid) 2>/dev/null")
+func (f *fio) alive() error {
+	return f.try(fmt.Sprintf("kill -0 $(cat /run/fio.%[1]s.pid) || { cat /run/fio.%[1]s.log; false; }", f.name))
+}
+
+// ends has the job come to its end, and wants it to be a good one.
+func (f *fio) ends() {
+	f.Helper()
+	f.run(fmt.Sprintf("kill -INT $(cat /run/fio.%s.pid)", f.name))
+	eventually(f.T, 20*time.Minute, "fio ends", func() error {
+		if f.alive() == nil {
+			return fmt.Errorf("%s runs", f.name)
+		}
+		return nil
 	})
-	h.run(`grep -q "err= 0" /run/fio.log || { cat /run/fio.log; false; }`)
-	h.Logf("fio: %s", h.run("grep -E 'read:|write:' /run/fio.log"))
+	f.run(fmt.Sprintf(`grep -q "err= 0" /run/fio.%[1]s.log || { cat /run/fio.%[1]s.log; false; }`, f.name))
+	f.Logf("fio %s: %s", f.name, f.run(fmt.Sprintf("grep -E 'read:|write:' /run/fio.%s.log", f.name)))
 }
 
 // nothingLeft wants no SCSI disk, map, session or kernel complaint.
@@ -195,7 +221,7 @@ udevadm settle -t 60
 [ -z "$(ls /sys/class/iscsi_session 2>/dev/null)" ] || { echo sessions; ls /sys/class/iscsi_session; false; }
 [ -z "$(ls /sys/class/scsi_disk 2>/dev/null)" ] || { echo disks; ls /sys/class/scsi_disk; false; }
 [ "$(dmsetup ls)" = "No devices found" ] || { dmsetup ls; false; }
-! ls /dev/sd* 2>/dev/null
+! ls /dev/disk/by-id/ 2>/dev/null | grep -i cleave
 ! dmesg | grep -E 'BUG|Oops|hung task|Buffer I/O error on dev dm'`)
 }
 
@@ -203,25 +229,26 @@ udevadm settle -t 60
 // map; ext4 and fio on it; a path cut and back; the array killed and back; the
 // volume grown; everything taken down in order.
 func TestKernelMultipath(t *testing.T) {
-	h := newHost(t, 2)
+	ctx, s := newArray(t, 2)
+	h := newHost(ctx, t, s)
 	tp := startToxiproxy(t)
-	second := tp.proxy("second", h.stage.Portals()[1])
-	if _, err := h.stage.Disk(h.ctx, "data", "256MiB"); err != nil {
+	second := tp.proxy("second", s.Portals()[1])
+	if _, err := s.Disk(ctx, "data", "256MiB"); err != nil {
 		t.Fatal(err)
 	}
-	h.login(h.stage.Portals()[0])
-	h.login(second)
+	h.login(s.Portals()[0], 5)
+	h.login(second, 5)
 	eventually(t, time.Minute, "the map is there", func() error { return h.try("test -b /dev/mapper/mpatha") })
 	h.paths("active", 2)
 	t.Logf("%s", h.run("multipath -ll"))
 	h.run("set -e; mkfs.ext4 -q /dev/mapper/mpatha; mkdir -p /mnt/x; mount /dev/mapper/mpatha /mnt/x")
 	dm := strings.TrimSpace(h.run("basename $(readlink -f /dev/mapper/mpatha)"))
-	h.startFio("/mnt/x/file", 90)
-	h.fioProgress(dm)
+	load := h.startFio("map", "/mnt/x/file", dm)
+	load.goesOn()
 
 	tp.enable("second", false)
 	h.paths("failed", 1)
-	h.fioProgress(dm)
+	load.goesOn()
 	tp.enable("second", true)
 	h.paths("active", 2)
 
@@ -230,7 +257,7 @@ func TestKernelMultipath(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.paths("active", 2)
-	h.fioProgress(dm)
+	load.goesOn()
 
 	h.cleave("volume", "resize", "data", "--size", "320MiB")
 	h.run("set -e; iscsiadm -m session --rescan >/dev/null; multipathd resize map mpatha")
@@ -238,7 +265,7 @@ func TestKernelMultipath(t *testing.T) {
 		t.Errorf("the map has %s bytes after the volume grew to %d", size, 320<<20)
 	}
 	h.run("resize2fs /dev/mapper/mpatha")
-	h.fioEnds()
+	load.ends()
 	h.run(`set -e
 umount /mnt/x
 e2fsck -fn /dev/mapper/mpatha
