@@ -79,9 +79,15 @@ func TestRandomCuts(t *testing.T) {
 		}
 		time.Sleep(time.Duration(200+rnd.IntN(5000)) * time.Millisecond)
 		tp.reset()
-		for _, l := range loads {
-			l.goesOn()
+		time.Sleep(time.Duration(500+rnd.IntN(6000)) * time.Millisecond)
+		if cuts%8 == 7 {
+			for _, l := range loads {
+				l.goesOn()
+			}
 		}
+	}
+	for _, l := range loads {
+		l.goesOn()
 	}
 	for _, l := range loads {
 		l.ends()
