@@ -21,9 +21,9 @@ func TestTools(t *testing.T) {
 	d := "/dev/" + strings.TrimSpace(h.run("ls /sys/class/scsi_disk/*/device/block | tail -n 1"))
 	for _, row := range []struct{ name, script, want string }{
 		{"INQUIRY", "sg_inq $D", "CLEAVE"},
-		{"designators", "sg_vpd -p di $D", "NAA 3, Locally assigned"},
+		{"designators", "sg_vpd -p di $D", "0x3"},
 		{"serial number", "sg_vpd -p sn $D", "Unit serial number"},
-		{"extended INQUIRY", "sg_vpd -p ei $D", "Extended INQUIRY"},
+		{"extended INQUIRY", "sg_vpd -p ei $D", "extended INQUIRY"},
 		{"third party copy", "sg_vpd -p tpc $D", ""},
 		{"block limits", "sg_vpd -p bl $D", "Maximum unmap LBA count"},
 		{"thin provisioning", "sg_vpd -p lbpv $D", "thin provisioned"},
