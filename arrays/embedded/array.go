@@ -29,8 +29,8 @@ type Array struct {
 	pools  map[string]*pool
 	dirs   sync.Mutex // volumes' directories in pools come and go under it
 	copies rate
-	// lastPace is how many bytes a second the last copying to a mirror moved.
-	lastPace atomic.Int64
+	// copied is how many bytes were copied to mirrors, and lastPace how many bytes a second the last copying to a mirror moved.
+	copied, lastPace atomic.Int64
 	// copying has a place for each mirror that is copied to at once.
 	copying chan struct{}
 	events  eventQueue
@@ -215,6 +215,9 @@ func (a *Array) abandon() {
 			v.log.file.close()
 		}
 		for _, m := range v.epochs {
+			m.close()
+		}
+		for _, m := range v.missed {
 			m.close()
 		}
 	}

@@ -72,11 +72,17 @@ type mirrorRecord struct {
 	Pool  string       `json:"pool"`
 	File  string       `json:"file"` // below the pool
 	State mirrorState  `json:"state"`
-	// Todo are the map files whose union is what remains to be copied, while
-	// it is filling; All: everything.
+	// Todo are the map files whose union is what it lacks, while it is filling
+	// or broken; All: everything.
 	Todo   []string `json:"todo,omitempty"`
 	All    bool     `json:"all,omitempty"`
 	Reason string   `json:"reason,omitempty"`
+	// FileID tells its file from another of the same name; empty if unknown.
+	// While it is broken: Away, if the file was not there; and how long that
+	// was, in bytes.
+	FileID string `json:"fileId,omitempty"`
+	Away   bool   `json:"away,omitempty"`
+	Length int64  `json:"length,omitempty"`
 	// From is the snapshot that it last was, so that a repeated Resync is
 	// known for what it is.
 	From lun.Identity `json:"from,omitzero"`

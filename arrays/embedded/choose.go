@@ -44,7 +44,7 @@ func (v *volume) noMirror(c *catalog, tag driver.Tag) error {
 		case filling:
 			return driver.Errorf(driver.NotSynchronized, "%s: mirror %s is still being filled", v.label, m.ID)
 		case broken:
-			return driver.Errorf(driver.NotSynchronized, "%s: mirror %s in pool %q is broken (%s): remove it and add another", v.label, m.ID, m.Pool, m.Reason)
+			return driver.Errorf(driver.NotSynchronized, "%s: mirror %s in pool %q is broken (%s): repair it, or remove it and add another", v.label, m.ID, m.Pool, m.Reason)
 		}
 	}
 	return driver.Errorf(driver.NotSynchronized, "%s has one mirror only: add another", v.label)

@@ -56,6 +56,9 @@ func (a *Array) deleteVolume(v *volume) error {
 	for n := range v.epochs {
 		a.scrap(a.mapPath(v.epochName(n)))
 	}
+	for id := range v.missed {
+		a.scrap(a.mapPath(missedName(id)))
+	}
 	a.discard(files)
 	return nil
 }

@@ -2,7 +2,6 @@ package embedded
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -65,7 +64,7 @@ func diskText(d driver.Disk) string {
 }
 
 // Prepare waits until the volumes can be split: mirrors in sync, those that
-// were deleted after a split replaced. It refuses at once, before it waits for
+// were deleted after a split replaced, broken ones repaired as by RepairVolume. It refuses at once, before it waits for
 // anything, where consent is missing or another set has the mirror.
 func (a *Array) Prepare(ctx context.Context, refs []driver.VolumeID, o driver.PrepareOptions) error {
 	if err := checkTag(o.Tag); err != nil {
@@ -124,8 +123,8 @@ func (v *volume) expect(o driver.PrepareOptions) error {
 	}
 	coming := len(v.missing(c))
 	for _, m := range r.Mirrors {
-		if m.State != broken {
-			coming++
+		if m.State != broken || v.a.checkRoom(m.Pool) == nil {
+			coming++ // a broken one is filled again or replaced
 		}
 	}
 	switch {
@@ -161,23 +160,22 @@ func (v *volume) missing(c *catalog) []string {
 	return want
 }
 
+// refill gives the volume the mirrors that it should have, as far as that can be
+// done: whether what is there does for a split is seen afterwards.
 func (v *volume) refill(ctx context.Context) error {
-	if len(v.missing(v.a.store.read())) == 0 {
+	c := v.a.store.read()
+	lacks := len(v.missing(c)) > 0
+	if len(v.brokenMirrors()) == 0 && !lacks {
 		return nil
 	}
 	if err := v.lockAdmin(ctx); err != nil {
 		return err
 	}
 	return v.a.finish(ctx, "replacing mirrors of "+v.label, v.unlockAdmin, func() error {
-		var errs []error
-		for _, pool := range v.missing(v.a.store.read()) {
-			err := v.a.checkPool(pool)
-			if err == nil {
-				_, err = v.addMirror(pool, false)
-			}
-			errs = append(errs, err)
+		if err := v.repairBroken(); err != nil {
+			v.a.o.Logger.Warn("broken mirrors stay", "volume", v.name, "error", err)
 		}
-		return errors.Join(errs...)
+		return v.addMissing()
 	})
 }
 

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"errors"
 	"sync/atomic"
 
 	"github.com/cleave-san/cleave/arrays/embedded/disk"
@@ -41,6 +42,8 @@ type epoch struct {
 	fixed bool
 	// dirty gets the regions written to, nil where nobody wants to know.
 	dirty *mapFile
+	// missed get them as well: what mirrors that are broken miss.
+	missed []*mapFile
 
 	// users counts operations, 1 while the epoch is current, and 1 while the
 	// epoch before is not idle: an epoch is idle only when all before it are.
@@ -50,7 +53,7 @@ type epoch struct {
 }
 
 func newEpoch(e epoch0) *epoch {
-	n := &epoch{insync: e.insync, filling: e.filling, fixed: e.fixed, dirty: e.dirty, idle: make(chan struct{})}
+	n := &epoch{insync: e.insync, filling: e.filling, fixed: e.fixed, dirty: e.dirty, missed: e.missed, idle: make(chan struct{})}
 	n.users.Store(1)
 	return n
 }
@@ -60,10 +63,33 @@ type epoch0 struct {
 	insync, filling []*plex
 	fixed           bool
 	dirty           *mapFile
+	missed          []*mapFile
 }
 
 func (e *epoch) parts() epoch0 {
-	return epoch0{insync: e.insync, filling: e.filling, fixed: e.fixed, dirty: e.dirty}
+	return epoch0{insync: e.insync, filling: e.filling, fixed: e.fixed, dirty: e.dirty, missed: e.missed}
+}
+
+// note marks a range as written to, before it is.
+func (e *epoch) note(off, n int64) {
+	if e.dirty != nil {
+		e.dirty.setRange(off, n, regionSize)
+	}
+	for _, m := range e.missed {
+		m.setRange(off, n, regionSize)
+	}
+}
+
+// flushMaps makes stable what was noted.
+func (e *epoch) flushMaps() error {
+	var errs []error
+	if e.dirty != nil {
+		errs = append(errs, e.dirty.flush())
+	}
+	for _, m := range e.missed {
+		errs = append(errs, m.flush())
+	}
+	return errors.Join(errs...)
 }
 
 // leave ends an operation, and the epoch's own share when it is no longer

@@ -23,6 +23,7 @@ const (
 	ResyncStalled   EventKind = "resync-stalled"
 	LeftOver        EventKind = "left-over" // a file that nothing refers to
 	Unmirrored      EventKind = "unmirrored"
+	MirrorReturned  EventKind = "mirror-returned" // a broken one can be used again, and is filled
 	PoolOffline     EventKind = "pool-offline"   // its directory is gone, or another one
 	PoolReadOnly    EventKind = "pool-read-only" // it can't be written to
 	PoolBack        EventKind = "pool-back"      // it can be used again

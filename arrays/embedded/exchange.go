@@ -201,6 +201,12 @@ func (x *exchange) prepare() error {
 			return err
 		}
 	}
+	for _, m := range cur.missed {
+		m.or(x.dirty.bitmap)
+		if err = m.flush(); err != nil {
+			return err
+		}
+	}
 	return a.fs.SyncDir(a.maps)
 }
 
@@ -254,7 +260,7 @@ func (x *exchange) commit() error {
 			Mirror: mirrorRecord{ID: out.ID, Pool: out.Pool, File: out.File, State: out.State},
 			Epoch:  x.epoch, At: at.UTC(), For: x.s.id, Clone: x.clone,
 		}
-		in := mirrorRecord{ID: x.rec.Mirror.ID, Pool: x.rec.Mirror.Pool, File: x.rec.Mirror.File, State: inSync}
+		in := mirrorRecord{ID: x.rec.Mirror.ID, Pool: x.rec.Mirror.Pool, File: x.rec.Mirror.File, State: inSync, FileID: fileID(x.in.f)}
 		c.Snapshots = append(slices.DeleteFunc(c.Snapshots, func(s snapshotRecord) bool { return s.ID == x.s.id }), keep)
 		r.Mirrors = append(slices.DeleteFunc(r.Mirrors, func(m mirrorRecord) bool { return m.ID == x.out.id }), in)
 		for _, p := range x.stay {
@@ -269,7 +275,7 @@ func (x *exchange) commit() error {
 		v.state.Unlock()
 		return err
 	}
-	old := v.flip(epoch0{insync: []*plex{x.in}, filling: x.stay, dirty: x.dirty})
+	old := v.flip(epoch0{insync: []*plex{x.in}, filling: x.stay, dirty: x.dirty, missed: cur.missed})
 	v.state.Unlock()
 	<-old.idle
 	return nil

@@ -146,6 +146,7 @@ func TestErringMirrorIsDropped(t *testing.T) {
 			if vi.Mirrors != 1 || vi.Replicas[0].State != driver.Broken || !strings.Contains(vi.Replicas[0].Reason, "input/output error") {
 				t.Fatalf("after a restart: %+v", vi)
 			}
+			fs.set(failing("open", "a", syscall.EIO)) // it can't be repaired
 			err = a.Prepare(t.Context(), []driver.VolumeID{info.ID}, driver.PrepareOptions{Tag: "t", AllowUnmirrored: true})
 			wantKind(t, err, driver.NotSynchronized)
 			if !strings.Contains(err.Error(), "remove it and add another") {

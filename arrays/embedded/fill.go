@@ -84,12 +84,34 @@ func (v *volume) addMaps(m *mapFile, others []string) error {
 		if v.a.mapPath(name) == m.path {
 			continue
 		}
+		if o := v.openMapNamed(name); o != nil {
+			m.or(o.bitmap) // has what is not flushed yet
+			continue
+		}
 		o, err := v.openOrAll(name, v.size.Load(), regionSize)
 		if err != nil {
 			return err
 		}
 		m.or(o.bitmap)
 		o.close()
+	}
+	return nil
+}
+
+// openMapNamed is the map file of that name, if the volume has it open.
+func (v *volume) openMapNamed(name string) *mapFile {
+	path := v.a.mapPath(name)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, m := range v.epochs {
+		if m.path == path {
+			return m
+		}
+	}
+	for _, m := range v.missed {
+		if m.path == path {
+			return m
+		}
 	}
 	return nil
 }
@@ -234,6 +256,7 @@ func (f *fill) copy() error {
 		if err := f.copyRange(buf[:length], off); err != nil {
 			return err
 		}
+		f.v.a.copied.Add(length)
 		f.pace.reach(time.Now(), f.copied.Add(length))
 		at, since = first+n, append(since, run{first, n})
 		if bytesSince += length; bytesSince >= checkpointEvery {
@@ -286,7 +309,7 @@ func (f *fill) finish() error {
 		if m == nil {
 			return fmt.Errorf("mirror %s is no longer the volume's", f.p.id)
 		}
-		m.State, m.Todo, m.All, m.Reason = inSync, nil, false, ""
+		m.State, m.Todo, m.All, m.Reason, m.FileID = inSync, nil, false, "", fileID(f.p.f)
 		c.volume(v.id).noteUnmirrored(v.a.o.Now())
 		return nil
 	})

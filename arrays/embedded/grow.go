@@ -69,6 +69,9 @@ func (v *volume) grow(size int64) error {
 	for _, m := range v.epochs {
 		m.grow(regionsFor(size, m.unit))
 	}
+	for _, m := range v.missed {
+		m.grow(regionsFor(size, m.unit))
+	}
 	for _, f := range v.fills { // writes to what is added go to the mirror as well
 		f.todo.grow(regionsFor(size, f.todo.unit))
 	}

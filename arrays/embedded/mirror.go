@@ -172,6 +172,7 @@ func (v *volume) removeMirror(mirror lun.Identity) error {
 	if gone != nil {
 		gone.f.Close()
 	}
+	v.dropMissed(mirror)
 	v.a.scrap(v.a.mapPath(todoName(mirror)))
 	v.a.discard(files)
 	v.notify()

@@ -135,7 +135,16 @@ func (v *volume) bringUp(r *volumeRecord, undone []string) (begin func(), err er
 // attach opens the volume's mirrors and begins an epoch with those that can be
 // opened. begin starts what has to go on, once r is stable.
 func (v *volume) attach(r *volumeRecord, e *epoch0) (begin func(), err error) {
-	v.openMirrors(r, e)
+	failed := v.openMirrors(r, e)
+	if err := v.bringUpMissed(r, failed, e); err != nil {
+		return nil, err
+	}
+	for _, p := range slices.Concat(e.insync, e.filling) {
+		r.mirror(p.id).FileID = fileID(p.f)
+	}
+	if len(e.insync) > 0 {
+		r.noteUnmirrored(v.a.o.Now())
+	}
 	var fills []*fill
 	for _, p := range e.filling {
 		f, err := v.resumeFill(p, r.mirror(p.id), v.log.file)
@@ -157,10 +166,10 @@ func (v *volume) attach(r *volumeRecord, e *epoch0) (begin func(), err error) {
 	}, nil
 }
 
-// openMirrors opens the mirrors' files. One that can't be opened is broken, if
-// another in sync can; else the volume waits for it, offline.
-func (v *volume) openMirrors(r *volumeRecord, e *epoch0) {
-	failed := map[lun.Identity]error{}
+// openMirrors opens the mirrors' files. One that can't be opened is to become
+// broken, if another in sync can; else the volume waits for it, offline.
+func (v *volume) openMirrors(r *volumeRecord, e *epoch0) (failed map[lun.Identity]error) {
+	failed = map[lun.Identity]error{}
 	for i := range r.Mirrors {
 		m := &r.Mirrors[i]
 		if m.State == broken {
@@ -187,14 +196,13 @@ func (v *volume) openMirrors(r *volumeRecord, e *epoch0) {
 		}
 		slices.Sort(why)
 		v.a.event(VolumeOffline, v, lun.Identity{}, "%s has no mirror in sync that can be opened: %s", v.label, strings.Join(why, "; "))
-		return
+		return nil
 	}
 	for id, err := range failed {
 		m := r.mirror(id)
-		m.State, m.Reason, m.Todo, m.All = broken, err.Error(), nil, false
 		v.a.event(MirrorDropped, v, id, "%s lost its mirror %s in pool %q: %v; it goes on with the others", v.label, id, m.Pool, err)
 	}
-	r.noteUnmirrored(v.a.o.Now())
+	return failed
 }
 
 // openOrAll opens a map file. One that is missing or damaged is made anew with

@@ -74,6 +74,16 @@ func (v *volume) takeBack(s *snapshot) error {
 	delete(v.a.snaps, s.id)
 	v.a.mu.Unlock()
 
+	return v.takeIn(p, todo, func() {
+		v.a.scrap(v.a.mapPath(splitMapName(p.id)))
+		v.a.scrap(v.a.mapPath(splitLogName(p.id)))
+		v.pruneEpochs()
+	})
+}
+
+// takeIn fills a mirror that the catalogue says to be filling with what the
+// maps named say. done gives up maps, once the fill has its own.
+func (v *volume) takeIn(p *plex, todo []string, done func()) error {
 	v.state.Lock()
 	next := v.cur.parts()
 	next.filling = with(next.filling, p)
@@ -87,13 +97,6 @@ func (v *volume) takeBack(s *snapshot) error {
 		defer v.state.Unlock()
 		return errors.Join(err, v.drop(p, err))
 	}
-	v.mu.Lock()
-	for n, m := range v.epochs {
-		if slices.Contains(todo, v.epochName(n)) {
-			own.or(m.bitmap) // what is not flushed yet
-		}
-	}
-	v.mu.Unlock()
 	f := v.newFill(p, own, false)
 	err = own.flush()
 	if err == nil {
@@ -110,9 +113,7 @@ func (v *volume) takeBack(s *snapshot) error {
 	if err != nil { // the copying can go on; only a restart would do more of it
 		v.a.o.Logger.Warn("a resync's map could not be recorded", "volume", v.name, "error", err)
 	} else {
-		v.a.scrap(v.a.mapPath(splitMapName(p.id)))
-		v.a.scrap(v.a.mapPath(splitLogName(p.id)))
-		v.pruneEpochs()
+		done()
 	}
 	v.startFill(f)
 	return nil

@@ -40,6 +40,9 @@ type set struct {
 	admit sync.RWMutex
 	cur   *epoch
 
+	// dropping, if set, is told, under state, that p failed, while p is still in
+	// the set. dropped follows.
+	dropping func(p *plex)
 	// dropped is told, under state, that p failed and is no longer in the set;
 	// old was the last epoch that it was in. dropped makes that stable; if it
 	// can't, the operation fails.
@@ -163,9 +166,7 @@ func (s *set) do(k opKind, p []byte, off, n int64) error {
 
 // apply carries an operation out on all files. The range is locked.
 func (s *set) apply(o *op) error {
-	if o.e.dirty != nil {
-		o.e.dirty.setRange(o.off, o.n, regionSize)
-	}
+	o.e.note(o.off, o.n)
 	all := len(o.e.insync) + len(o.e.filling)
 	o.errs = append(o.errs[:0], make([]error, all)...)
 	if o.n >= parallelFrom && o.kind == opWrite {
@@ -266,12 +267,15 @@ func (s *set) settle(o *op) error {
 // drop takes p out of the set for good. s.state is held. The last file in sync
 // is never dropped.
 func (s *set) drop(p *plex, cause error) error {
-	next := s.cur.parts()
-	next.insync, next.filling = without(next.insync, p), without(next.filling, p)
-	if len(next.insync) == 0 {
+	if len(without(s.cur.insync, p)) == 0 {
 		return cause
 	}
 	p.fail(cause)
+	if s.dropping != nil {
+		s.dropping(p)
+	}
+	next := s.cur.parts()
+	next.insync, next.filling = without(next.insync, p), without(next.filling, p)
 	old := s.flip(next)
 	if err := s.dropped(p, old, cause); err != nil {
 		err = fmt.Errorf("recording that mirror %s failed (%w): %w", p.id, cause, err)
@@ -400,7 +404,7 @@ func readFull(f io.ReaderAt, p []byte, off int64) error {
 		return nil
 	}
 	if err == io.EOF {
-		return fmt.Errorf("the file ends at byte %d: it was truncated", off+int64(n))
+		return fmt.Errorf("the file ends at byte %d: %w", off+int64(n), errCut)
 	}
 	return err
 }
@@ -487,10 +491,8 @@ func (s *set) cleanLocked(idle bool) error {
 				}
 			}
 		}
-		if e.dirty != nil {
-			if err := e.dirty.flush(); err != nil {
-				return err
-			}
+		if err := e.flushMaps(); err != nil {
+			return err
 		}
 		// After enter: who is in the epoch that began sees who left.
 		return s.leaving.Load().settle()
@@ -522,9 +524,7 @@ func (s *set) shutdown() error {
 	if len(ps) > 0 {
 		errs = syncAll(ps)
 	}
-	if e.dirty != nil {
-		errs = append(errs, e.dirty.flush())
-	}
+	errs = append(errs, e.flushMaps())
 	// Marks stay if anything was not synced, or is not yet equal.
 	if errors.Join(errs...) == nil && !e.fixed && before == nil {
 		errs = append(errs, s.log.clean(false, s.leaving.Load().settle))

@@ -35,7 +35,8 @@ type volume struct {
 	recovering atomic.Int64 // bytes still to be compared after a crash
 
 	mu      sync.Mutex
-	epochs  map[uint64]*mapFile // changed under admin as well
+	epochs  map[uint64]*mapFile       // changed under admin as well
+	missed  map[lun.Identity]*mapFile // by broken mirror: what it misses
 	fills   map[lun.Identity]*fill
 	users   map[*Volume]string
 	changed chan struct{} // closed and replaced when a mirror's state changes
@@ -48,6 +49,7 @@ func newVolume(a *Array, r *volumeRecord) *volume {
 		a: a, id: r.ID, name: r.Name,
 		admin:   make(chan struct{}, 1),
 		epochs:  map[uint64]*mapFile{},
+		missed:  map[lun.Identity]*mapFile{},
 		fills:   map[lun.Identity]*fill{},
 		users:   map[*Volume]string{},
 		changed: make(chan struct{}),
@@ -56,7 +58,7 @@ func newVolume(a *Array, r *volumeRecord) *volume {
 	v.size.Store(r.Size)
 	v.order.init()
 	v.cur = newEpoch(epoch0{})
-	v.dropped = v.onDrop
+	v.dropping, v.dropped = v.startMissed, v.onDrop
 	return v
 }
 
@@ -158,9 +160,9 @@ func (a *Array) openPlex(m *mirrorRecord, size int64, flag int) (*plex, error) {
 	p := a.pools[m.Pool]
 	if p == nil || p.down() != nil {
 		if p == nil {
-			return nil, fmt.Errorf("pool %q is not known", m.Pool)
+			return nil, fmt.Errorf("pool %q is not known: %w", m.Pool, errAway)
 		}
-		return nil, p.down()
+		return nil, fmt.Errorf("%w: %w", errAway, p.down())
 	}
 	path := filepath.Join(p.dir, m.File)
 	f, err := a.fs.OpenFile(path, flag)
@@ -169,7 +171,7 @@ func (a *Array) openPlex(m *mirrorRecord, size int64, flag int) (*plex, error) {
 	}
 	fi, err := f.Stat()
 	if err == nil && fi.Size() < size {
-		err = fmt.Errorf("%s is %d bytes long and should be %d: it was truncated", path, fi.Size(), size)
+		err = fmt.Errorf("%s is %d bytes long and should be %d: %w", path, fi.Size(), size, errCut)
 	}
 	if err != nil {
 		f.Close()
@@ -205,18 +207,20 @@ func (a *Array) createPlex(m *mirrorRecord, size int64) (*plex, error) {
 		f.Close()
 		return nil, noSpace(err)
 	}
+	m.FileID = fileID(f)
 	return &plex{id: m.ID, pool: m.Pool, path: path, f: f}, nil
 }
 
 // onDrop makes it stable that a mirror failed. It is called under set.state.
 func (v *volume) onDrop(p *plex, old *epoch, cause error) error {
+	record := v.endMissed(p, cause)
 	err := v.a.change(func(c *catalog) error {
 		r := c.volume(v.id)
 		if r == nil {
 			return nil
 		}
 		if m := r.mirror(p.id); m != nil {
-			m.State, m.Reason, m.Todo, m.All = broken, cause.Error(), nil, false
+			record(m)
 		}
 		r.noteUnmirrored(v.a.o.Now())
 		return nil
@@ -269,9 +273,9 @@ func (a *Array) checkFile(p *plex, size int64) error {
 	}
 	switch {
 	case !os.SameFile(now, open):
-		return fmt.Errorf("%s is another file than the one that was opened", p.path)
+		return fmt.Errorf("%s is another file than the one that was opened: %w", p.path, errAway)
 	case now.Size() < size:
-		return fmt.Errorf("%s is %d bytes long and should be %d: it was truncated", p.path, now.Size(), size)
+		return fmt.Errorf("%s is %d bytes long and should be %d: %w", p.path, now.Size(), size, errCut)
 	}
 	return nil
 }
@@ -295,6 +299,9 @@ func (v *volume) shut() error {
 	v.mu.Unlock()
 	err := v.shutdown()
 	for _, m := range v.epochs {
+		err = errors.Join(err, m.flush(), m.close())
+	}
+	for _, m := range v.missed {
 		err = errors.Join(err, m.flush(), m.close())
 	}
 	return err

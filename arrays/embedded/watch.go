@@ -30,6 +30,7 @@ func (a *Array) housekeeping(clock *clockWatch) {
 		a.watchPools()
 		for _, v := range a.allVolumes() {
 			v.checkFiles()
+			v.lookForReturned()
 			v.tick()
 		}
 		for _, s := range a.allSnapshots() {
@@ -195,7 +196,7 @@ func (v *volume) reopen() error {
 	}
 	r := v.a.store.read().clone().volume(v.id)
 	v.state.Lock()
-	e := epoch0{dirty: v.cur.dirty}
+	e := epoch0{dirty: v.cur.dirty, missed: v.cur.missed}
 	v.state.Unlock()
 	begin, err := v.attach(r, &e)
 	if err != nil || len(e.insync) == 0 {
