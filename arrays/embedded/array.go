@@ -29,7 +29,8 @@ type Array struct {
 	pools  map[string]*pool
 	dirs   sync.Mutex // volumes' directories in pools come and go under it
 	copies rate
-	// copied is how many bytes were copied to mirrors, and lastPace how many bytes a second the last copying to a mirror moved.
+	// copied is how many bytes were copied to mirrors since Open, and lastPace
+	// how many a second the last copying moved.
 	copied, lastPace atomic.Int64
 	// copying has a place for each mirror that is copied to at once.
 	copying chan struct{}
