@@ -26,47 +26,31 @@ func missedName(mirror lun.Identity) string { return mirror.String() + ".missed"
 // trusted, whatever its length later.
 var errCut = errors.New("it was truncated")
 
-// startMissed begins the map of what p misses, before p is dropped. It is called
-// under set.state, so that no mark is cleared for what p has not got: that would
-// take p's sync to succeed, or p to be dropped first. From the epoch that begins
-// here on, writes are noted in the map; those before are marked, unless they are
-// stable on p.
-func (v *volume) startMissed(p *plex) {
+// startMissed begins the map of what p misses, before p is dropped, and reports
+// whether there is one, stable. It is called under set.state, so that no mark is
+// cleared for what p has not got: that would take p's sync to succeed, or p to be
+// dropped first. From the epoch that begins here on, writes are noted in the
+// map; those before are marked, unless they are stable on p.
+func (v *volume) startMissed(p *plex) bool {
 	v.mu.Lock()
-	had := v.missed[p.id] != nil // it was on its way back
+	had := v.missed[p.id]
 	v.mu.Unlock()
-	if had {
-		return
+	if had != nil { // it was on its way back
+		return had.flush() == nil
 	}
 	m, err := createMap(v.a.fs, v.a.mapPath(missedName(p.id)), v.size.Load(), regionSize)
 	if err == nil {
-		if err = v.a.fs.SyncDir(v.a.maps); err != nil {
-			m.close()
-		}
+		next := v.cur.parts()
+		next.missed = append(slices.Clip(next.missed), m)
+		v.flip(next)
+		v.setMissed(p.id, m)
+		orScaled(m, v.log.file)
+		err = errors.Join(m.flush(), v.a.fs.SyncDir(v.a.maps))
 	}
 	if err != nil {
 		v.a.o.Logger.Warn("a failed mirror will have to be filled in full", "volume", v.name, "mirror", p.id.String(), "error", err)
-		return
 	}
-	next := v.cur.parts()
-	next.missed = append(slices.Clip(next.missed), m)
-	v.flip(next)
-	orScaled(m, v.log.file)
-	v.setMissed(p.id, m)
-}
-
-// endMissed completes what startMissed began, once p is out. record notes in the
-// catalogue that p is broken, and what is known of its content.
-func (v *volume) endMissed(p *plex, cause error) (record func(*mirrorRecord)) {
-	v.mu.Lock()
-	m := v.missed[p.id]
-	v.mu.Unlock()
-	known := m != nil && !errors.Is(cause, errCut) && m.flush() == nil
-	id, size := fileID(p.f), v.size.Load()
-	return func(r *mirrorRecord) {
-		r.FileID = id
-		r.breaks(cause, known, size)
-	}
+	return err == nil
 }
 
 // breaks makes m broken. known: a map of what it misses is kept.

@@ -40,13 +40,14 @@ type set struct {
 	admit sync.RWMutex
 	cur   *epoch
 
-	// dropping, if set, is told, under state, that p failed, while p is still in
-	// the set. dropped follows.
-	dropping func(p *plex)
-	// dropped is told, under state, that p failed and is no longer in the set;
-	// old was the last epoch that it was in. dropped makes that stable; if it
-	// can't, the operation fails.
-	dropped func(p *plex, old *epoch, cause error) error
+	// dropping is told, under state, that p failed, and makes it stable that it
+	// is no longer in the set; if it can't, the operation fails. Only then does
+	// the epoch begin in which others go on without p: what is acknowledged or
+	// stable there is not on p, and a crash must not bring p back.
+	dropping func(p *plex, cause error) error
+	// dropped is told, under state, that the epoch has begun; old was the last
+	// that p was in.
+	dropped func(p *plex, old *epoch, cause error)
 
 	// fatal is set when a change that must be stable could not be made so:
 	// nothing is acknowledged from then on.
@@ -271,17 +272,14 @@ func (s *set) drop(p *plex, cause error) error {
 		return cause
 	}
 	p.fail(cause)
-	if s.dropping != nil {
-		s.dropping(p)
-	}
-	next := s.cur.parts()
-	next.insync, next.filling = without(next.insync, p), without(next.filling, p)
-	old := s.flip(next)
-	if err := s.dropped(p, old, cause); err != nil {
+	if err := s.dropping(p, cause); err != nil {
 		err = fmt.Errorf("recording that mirror %s failed (%w): %w", p.id, cause, err)
 		s.fatal.Store(&err)
 		return err
 	}
+	next := s.cur.parts()
+	next.insync, next.filling = without(next.insync, p), without(next.filling, p)
+	s.dropped(p, s.flip(next), cause)
 	return nil
 }
 

@@ -226,7 +226,6 @@ func (s *snapshot) forWriting() error {
 	w.order.init()
 	w.log = newIntentLog(log, s.a.o.LogLimit, func() { w.cleanSoon(func(fn func()) { s.a.start(fn) }) })
 	w.cur = newEpoch(epoch0{insync: []*plex{s.p}, dirty: dirty})
-	w.dropped = func(*plex, *epoch, error) error { return nil } // the only file is never dropped
 	s.write, s.dirty, s.own = w, dirty, nil
 	return nil
 }

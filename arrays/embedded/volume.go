@@ -58,7 +58,7 @@ func newVolume(a *Array, r *volumeRecord) *volume {
 	v.size.Store(r.Size)
 	v.order.init()
 	v.cur = newEpoch(epoch0{})
-	v.dropping, v.dropped = v.startMissed, v.onDrop
+	v.dropping, v.dropped = v.recordDrop, v.onDrop
 	return v
 }
 
@@ -211,20 +211,26 @@ func (a *Array) createPlex(m *mirrorRecord, size int64) (*plex, error) {
 	return &plex{id: m.ID, pool: m.Pool, path: path, f: f}, nil
 }
 
-// onDrop makes it stable that a mirror failed. It is called under set.state.
-func (v *volume) onDrop(p *plex, old *epoch, cause error) error {
-	record := v.endMissed(p, cause)
-	err := v.a.change(func(c *catalog) error {
+// recordDrop makes it stable that a mirror failed. It is called under set.state.
+func (v *volume) recordDrop(p *plex, cause error) error {
+	known := v.startMissed(p) && !errors.Is(cause, errCut)
+	id, size := fileID(p.f), v.size.Load()
+	return v.a.change(func(c *catalog) error {
 		r := c.volume(v.id)
 		if r == nil {
 			return nil
 		}
 		if m := r.mirror(p.id); m != nil {
-			record(m)
+			m.FileID = id
+			m.breaks(cause, known, size)
 		}
 		r.noteUnmirrored(v.a.o.Now())
 		return nil
 	})
+}
+
+// onDrop follows once the volume goes on without the mirror.
+func (v *volume) onDrop(p *plex, old *epoch, cause error) {
 	v.mu.Lock()
 	if f := v.fills[p.id]; f != nil {
 		f.cancel()
@@ -236,7 +242,6 @@ func (v *volume) onDrop(p *plex, old *epoch, cause error) error {
 		<-old.idle
 		p.f.Close()
 	})
-	return err
 }
 
 // checkFiles drops mirrors whose file was removed, replaced or cut short
