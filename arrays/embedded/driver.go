@@ -123,7 +123,7 @@ func (v *volume) expect(o driver.PrepareOptions) error {
 	}
 	coming := len(v.missing(c))
 	for _, m := range r.Mirrors {
-		if m.State != broken || v.a.checkRoom(m.Pool) == nil {
+		if m.State != broken || v.a.checkRoom(m.Pool, 0) == nil {
 			coming++ // a broken one is filled again or replaced
 		}
 	}

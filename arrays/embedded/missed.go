@@ -78,11 +78,12 @@ func (v *volume) setMissed(mirror lun.Identity, m *mapFile) {
 
 // bringUpMissed has the epoch keep track of what broken mirrors miss. broke are
 // those that broke just now, whose files could not be opened.
-func (v *volume) bringUpMissed(r *volumeRecord, broke map[lun.Identity]error, log *mapFile, e *epoch0) error {
+func (v *volume) bringUpMissed(r *volumeRecord, broke map[lun.Identity]error, e *epoch0) error {
 	for i := range r.Mirrors {
 		m := &r.Mirrors[i]
 		if cause, now := broke[m.ID]; now {
 			m.breaks(cause, !errors.Is(cause, errCut), r.Size)
+			m.Away = m.Away || v.a.isPoolAway(m.Pool)
 			if !m.All {
 				missed, err := createMap(v.a.fs, v.a.mapPath(missedName(m.ID)), r.Size, regionSize)
 				if err != nil {
@@ -91,7 +92,7 @@ func (v *volume) bringUpMissed(r *volumeRecord, broke map[lun.Identity]error, lo
 				missed.close() // opened below
 			}
 		}
-		if m.State != broken || m.All || !slices.Contains(m.Todo, missedName(m.ID)) {
+		if m.State != broken || m.All || !slices.Contains(m.Todo, missedName(m.ID)) || v.missed[m.ID] != nil {
 			continue
 		}
 		missed, err := v.openOrAll(missedName(m.ID), r.Size, regionSize)
@@ -100,7 +101,7 @@ func (v *volume) bringUpMissed(r *volumeRecord, broke map[lun.Identity]error, lo
 		}
 		v.missed[m.ID] = missed
 		e.missed = append(e.missed, missed)
-		orScaled(missed, log)
+		orScaled(missed, v.log.file)
 		if err := missed.flush(); err != nil {
 			return err
 		}

@@ -33,7 +33,7 @@ func (a *Array) RepairVolume(ctx context.Context, ref driver.VolumeID) error {
 func (v *volume) addMissing() error {
 	var errs []error
 	for _, pool := range v.missing(v.a.store.read()) {
-		err := v.a.checkRoom(pool)
+		err := v.a.checkRoom(pool, v.taken())
 		if err == nil {
 			_, err = v.addMirror(pool, false)
 		}
@@ -70,7 +70,7 @@ func (v *volume) brokenMirrors() (out []mirrorRecord) {
 
 // replace fills a new mirror in a broken one's pool and forgets the broken one.
 func (v *volume) replace(m *mirrorRecord) error {
-	if err := v.a.checkRoom(m.Pool); err != nil {
+	if err := v.a.checkRoom(m.Pool, v.taken()); err != nil {
 		return err
 	}
 	if _, err := v.addMirror(m.Pool, false); err != nil {
@@ -105,7 +105,7 @@ func (v *volume) rejoin(m *mirrorRecord) (back bool, err error) {
 	if m.All || missed == nil || v.mirrorsInSync() == 0 {
 		return false, nil
 	}
-	p, err := v.reopen(m)
+	p, err := v.openReturned(m)
 	if err != nil {
 		return false, nil //nolint:nilerr // the mirror's record says why it is broken: another takes its place
 	}
@@ -123,9 +123,9 @@ func (v *volume) rejoin(m *mirrorRecord) (back bool, err error) {
 	return true, err
 }
 
-// reopen opens the file of a broken mirror, if it is the one that it was, and
+// openReturned opens the file of a broken mirror, if it is the one that it was, and
 // makes it as long as the volume.
-func (v *volume) reopen(m *mirrorRecord) (*plex, error) {
+func (v *volume) openReturned(m *mirrorRecord) (*plex, error) {
 	p, err := v.a.openPlex(m, m.Length, os.O_RDWR)
 	if err != nil {
 		return nil, err
@@ -176,6 +176,11 @@ func (v *volume) isThere(m *mirrorRecord) bool {
 	}
 	defer p.f.Close()
 	return fileID(p.f) == m.FileID
+}
+
+func (a *Array) isPoolAway(name string) bool {
+	p := a.pools[name]
+	return p == nil || p.down() != nil
 }
 
 // errAway says that a mirror's file, or the pool with it, is not where it was.

@@ -223,6 +223,7 @@ func (v *volume) recordDrop(p *plex, cause error) error {
 		if m := r.mirror(p.id); m != nil {
 			m.FileID = id
 			m.breaks(cause, known, size)
+			m.Away = m.Away || v.a.isPoolAway(m.Pool)
 		}
 		r.noteUnmirrored(v.a.o.Now())
 		return nil

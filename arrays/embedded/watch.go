@@ -167,7 +167,7 @@ func (a *Array) tryPool(p *pool) {
 	for _, s := range a.allSnapshots() {
 		s.reopen(p.name)
 	}
-	a.poolEvent(PoolBack, p.name, "pool %q is back; %d mirrors in it missed writes and stay broken until they are filled anew", p.name, broke)
+	a.poolEvent(PoolBack, p.name, "pool %q is back; %d mirrors in it missed writes and are filled with them", p.name, broke)
 	a.labels.kick()
 }
 
