@@ -10,6 +10,7 @@ import (
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/iscsi/mask"
 	"github.com/cleave-san/cleave/iscsi/scsi"
+	"github.com/cleave-san/cleave/lun"
 )
 
 // target is one iSCSI target. Server.mu guards it.
@@ -198,13 +199,13 @@ func (s *Server) assign(name iscsi.Name, number int, u *scsi.Unit) (*target, *en
 	case t == nil:
 		return nil, nil, fmt.Errorf("target %s: %w", name, ErrNoTarget)
 	case number == NextLUN:
-		for number = 0; t.free(uint16(number), u) != nil; number++ {
+		for number = 0; t.free(uint16(number), u.Identity()) != nil; number++ {
 			if number == mask.MaxLUN {
 				return nil, nil, fmt.Errorf("target %s: %w: all of them", name, ErrNumberTaken)
 			}
 		}
 	default:
-		if err := t.free(uint16(number), u); err != nil {
+		if err := t.free(uint16(number), u.Identity()); err != nil {
 			return nil, nil, fmt.Errorf("target %s: LUN %d: %w", name, number, err)
 		}
 	}
@@ -218,12 +219,12 @@ func (s *Server) assign(name iscsi.Name, number int, u *scsi.Unit) (*target, *en
 	return t, e, nil
 }
 
-// free reports why a number can't be given to u.
-func (t *target) free(n uint16, u *scsi.Unit) error {
+// free reports why a number can't be given to a LUN with an identity.
+func (t *target) free(n uint16, id lun.Identity) error {
 	if t.luns[n] != nil || t.leaving[n] != nil {
 		return ErrNumberTaken
 	}
-	if !t.numbers.free(n, u.Identity()) {
+	if !t.numbers.free(n, id) {
 		return ErrNumberRetired
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cleave-san/cleave/iscsi"
+	"github.com/cleave-san/cleave/iscsi/mask"
 	"github.com/cleave-san/cleave/lun"
 )
 
@@ -293,6 +294,15 @@ func (s *Server) settle(t *target) error {
 		s.refresh(t)
 	}
 	return nil
+}
+
+// NumberFree reports whether AddLUN would give a number to a LUN with an identity
+// now.
+func (s *Server) NumberFree(name iscsi.Name, number int, id lun.Identity) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.targets[name]
+	return t != nil && number >= 0 && number <= mask.MaxLUN && t.free(uint16(number), id) == nil
 }
 
 // ForgetInitiator says that an initiator is gone for good, or has no devices of

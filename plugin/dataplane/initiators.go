@@ -152,7 +152,10 @@ func (p *plane) removeInitiator(s string) error {
 			return fmt.Errorf("initiator %s: %w", n, err)
 		}
 	}
-	return p.target.SetCredentials(n, nil)
+	if err := p.target.SetCredentials(n, nil); err != nil {
+		return err
+	}
+	return p.target.ForgetInitiator(n)
 }
 
 func (p *plane) initiators() []remote.Initiator {

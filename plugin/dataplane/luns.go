@@ -48,7 +48,7 @@ func (p *plane) expose(want lunRecord) (driver.Path, error) {
 	if l := next.find(want.Kind, want.Of); l != nil {
 		return p.widen(next, l, want)
 	}
-	n, err := next.number()
+	n, err := next.number(func(n int) bool { return p.target.NumberFree(p.c.IQN, n, want.Identity) })
 	if err != nil {
 		return driver.Path{}, driver.Errorf(driver.NoSpace, "%w", err)
 	}

@@ -47,7 +47,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &plane{ctx: ctx, c: c, log: log, started: time.Now(), devices: map[int]device{}}
-	for _, dir := range []string{p.secrets(), p.reservations().dir} {
+	for _, dir := range []string{p.secrets(), p.reservations().dir, p.history().dir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("data plane: %w", err)
 		}
@@ -65,7 +65,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return fmt.Errorf("data plane: %w", err)
 	}
 	p.target = target.New(target.Options{Logger: log, RequireCHAP: c.RequireCHAP, Advertise: c.Advertise,
-		Reservations: p.reservations()})
+		Reservations: p.reservations(), History: p.history()})
 	defer func() {
 		err = errors.Join(err, p.target.Close())
 		for _, d := range p.devices {
@@ -88,6 +88,10 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 
 func (p *plane) recordPath() string { return filepath.Join(p.c.StateDir, "target.json") }
 func (p *plane) secrets() string    { return filepath.Join(p.c.StateDir, "secrets") }
+func (p *plane) history() history {
+	return history{filepath.Join(p.c.StateDir, "history")}
+}
+
 func (p *plane) reservations() reservations {
 	return reservations{filepath.Join(p.c.StateDir, "reservations")}
 }

@@ -140,8 +140,8 @@ func (r *record) find(k kind, of string) *lunRecord {
 
 // number hands out the next LUN number: upwards, and from the beginning again
 // when the last was given, so that a host that still remembers a number does
-// not soon find another LUN under it.
-func (r *record) number() (int, error) {
+// not soon find another LUN under it. usable says which ones no host remembers.
+func (r *record) number(usable func(int) bool) (int, error) {
 	taken := map[int]bool{}
 	for _, l := range r.LUNs {
 		taken[l.Number] = true
@@ -151,11 +151,11 @@ func (r *record) number() (int, error) {
 		if r.Next++; r.Next > mask.MaxLUN {
 			r.Next = 1
 		}
-		if n >= 1 && n <= mask.MaxLUN && !taken[n] {
+		if n >= 1 && n <= mask.MaxLUN && !taken[n] && usable(n) {
 			return n, nil
 		}
 	}
-	return 0, fmt.Errorf("all %d LUN numbers are in use", mask.MaxLUN)
+	return 0, fmt.Errorf("all %d LUN numbers are in use, or remembered by initiators that have not logged out", mask.MaxLUN)
 }
 
 // grants is what one initiator sees.

@@ -13,16 +13,23 @@ import (
 func TestNumbersComeRound(t *testing.T) {
 	r := &record{Next: 1}
 	seen := map[int]bool{}
+	any := func(int) bool { return true }
 	for range mask.MaxLUN {
-		n, err := r.number()
+		n, err := r.number(any)
 		if err != nil || seen[n] || n < 1 || n > mask.MaxLUN {
 			t.Fatalf("number %d, seen %v, %v", n, seen[n], err)
 		}
 		seen[n] = true
 	}
 	r.LUNs = []lunRecord{{Number: 1}, {Number: 2}}
-	if n, err := r.number(); n != 3 || err != nil {
+	if n, err := r.number(any); n != 3 || err != nil {
 		t.Errorf("after all: %d, %v", n, err)
+	}
+	if n, err := r.number(func(n int) bool { return n == 77 }); n != 77 || err != nil {
+		t.Errorf("the one that nobody remembers: %d, %v", n, err)
+	}
+	if n, err := r.number(func(int) bool { return false }); err == nil {
+		t.Errorf("none is usable: %d", n)
 	}
 }
 
