@@ -60,10 +60,26 @@ func TestHostilePackets(t *testing.T) {
 				}
 			}
 		},
-		"not text":            func(r *raw) { _ = r.send(bhs(pdu.OpLogin, 0x87), []byte{1, 2, 3, 0, 0, 4}) },
-		"no names":            func(r *raw) { _ = r.send(bhs(pdu.OpLogin, 0x87), nil) },
+		"not text": func(r *raw) { _ = r.send(bhs(pdu.OpLogin, 0x87), []byte{1, 2, 3, 0, 0, 4}) },
+		"no names": func(r *raw) { _ = r.send(bhs(pdu.OpLogin, 0x87), nil) },
+		"login without end": func(r *raw) {
+			for range 100 {
+				if r.send(bhs(pdu.OpLogin, 0x04), pdu.AppendText(nil, names(alice)...)) != nil {
+					return
+				}
+			}
+		},
+		"half of CHAP, again and again": func(r *raw) {
+			for range 100 {
+				if r.send(bhs(pdu.OpLogin, 0x00), pdu.AppendText(nil, kv("CHAP_A", "5")...)) != nil {
+					return
+				}
+			}
+		},
+		"5000 keys":           func(r *raw) { _ = r.send(bhs(pdu.OpLogin, 0x87), bytes.Repeat([]byte("A=\x00"), 2700)) },
 		"AHS longer than all": func(r *raw) { h := bhs(pdu.OpLogin, 0x87); h[4] = 255; _, _ = r.nc.Write(h[:]) },
 	}
+	held := heap(t)
 	for name, f := range before {
 		t.Run("before login/"+name, func(t *testing.T) {
 			r := l.dial()
@@ -174,8 +190,82 @@ func TestHostilePackets(t *testing.T) {
 			h[6] = 0xff
 			_, _ = r.nc.Write(append(h[:], make([]byte, 100)...))
 		},
-		"silence after R2T": func(r *raw) { r2t(r) },
-		"odd LUN field":     func(r *raw) { h := cmd(0, pdu.FlagFinal); h.SetLUN(0xffffffffffffffff); _ = r.send(h, nil) },
+		"silence after R2T":   func(r *raw) { r2t(r) },
+		"DataSN out of order": func(r *raw) { ttt := r2t(r); _ = r.send(data(ttt, 5, 0, 0), make([]byte, 512)) },
+		"Data-Out of nothing, again and again": func(r *raw) {
+			ttt := r2t(r)
+			for i := range uint32(5000) {
+				if r.send(data(ttt, i, 0, 0), nil) != nil {
+					return
+				}
+			}
+		},
+		"writes aborted before their data": func(r *raw) {
+			for i := range uint32(300) {
+				h := cmd(1<<20, ioWrite, write...)
+				h.SetITT(i)
+				binary.BigEndian.PutUint32(h[24:], sn+i)
+				a := bhs(pdu.OpTaskMgmt|0x40, 0x80|tmfAbortTask)
+				a.SetITT(1 << 20)
+				a.SetTTT(i)
+				binary.BigEndian.PutUint32(a[24:], sn+i)
+				if r.send(h, make([]byte, 65536)) != nil || r.send(a, nil) != nil {
+					return
+				}
+			}
+		},
+		"abort of itself": func(r *raw) { h := bhs(pdu.OpTaskMgmt, 0x80|tmfAbortTask); h.SetTTT(h.ITT()); _ = r.send(h, nil) },
+		"a storm of what is rejected": func(r *raw) {
+			for range 5000 {
+				if r.send(bhs(0x1e|0x40, 0x80), []byte("nonsense")) != nil {
+					return
+				}
+			}
+		},
+		"text that goes on and on": func(r *raw) {
+			ttt := uint32(pdu.NoTag)
+			for range 200 {
+				h := bhs(pdu.OpText|0x40, pdu.FlagContinue)
+				h.SetTTT(ttt)
+				if r.send(h, bytes.Repeat([]byte("A"), 8000)) != nil {
+					return
+				}
+				a, _, err := r.recv()
+				if err != nil {
+					return
+				}
+				ttt = a.TTT()
+			}
+		},
+		"SendTargets 256 times": func(r *raw) {
+			h := bhs(pdu.OpText, 0x80)
+			h.SetTTT(pdu.NoTag)
+			_ = r.send(h, bytes.Repeat([]byte("SendTargets=\x00"), 256))
+		},
+		"a key of 200 KiB": func(r *raw) {
+			h := bhs(pdu.OpText, 0x80)
+			h.SetTTT(pdu.NoTag)
+			_ = r.send(h, append([]byte("X="), bytes.Repeat([]byte("x"), 200<<10)...))
+		},
+		"pings without end": func(r *raw) {
+			for range 5000 {
+				if r.send(bhs(pdu.OpNopOut|0x40, 0x80), make([]byte, 1024)) != nil {
+					return
+				}
+			}
+		},
+		"writes of one block that are never finished": func(r *raw) {
+			for i := range uint32(1000) {
+				h := cmd(512, ioWrite|0x40, cdb10(0x2a, 0, 1)...)
+				h[0] |= 0x40
+				h.SetITT(i)
+				h.SetFlags(ioWrite)
+				if r.send(h, nil) != nil {
+					return
+				}
+			}
+		},
+		"odd LUN field": func(r *raw) { h := cmd(0, pdu.FlagFinal); h.SetLUN(0xffffffffffffffff); _ = r.send(h, nil) },
 	}
 	for name, f := range after {
 		t.Run("after login/"+name, func(t *testing.T) {
@@ -189,6 +279,19 @@ func TestHostilePackets(t *testing.T) {
 	}
 	l.alive(0)
 	eventually(t, "no session is left", func() bool { return len(l.s.Sessions()) == 0 })
+	if now := heap(t); now > held+4<<20 {
+		t.Errorf("heap of %d bytes before, %d after", held, now)
+	}
+}
+
+// heap is what is in use, without what only pools hold.
+func heap(t testing.TB) uint64 {
+	t.Helper()
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // Digests that are wrong end the connection, and what they cover is not used.
@@ -215,6 +318,11 @@ func TestWrongDigests(t *testing.T) {
 		out[at] ^= 1
 		_, err := r.nc.Write(out)
 		r.must(err)
+		if at > 52 { // of data: the initiator hears of it (RFC 7143 section 7.8)
+			if a, _, err := r.recv(); err != nil || a.Opcode() != pdu.OpReject || a[2] != rejectDataDigest {
+				t.Errorf("%v %s reason %d, want a Reject for the data digest", err, &a, a[2])
+			}
+		}
 		r.gone()
 	}
 	there := make([]byte, d.Size())
@@ -258,59 +366,4 @@ func TestHalfOpenLogins(t *testing.T) {
 		return len(l.s.joining) == 0
 	})
 	l.alive(0)
-}
-
-// FuzzFullFeature sends anything to a session.
-func FuzzFullFeature(f *testing.F) {
-	var h pdu.Header
-	for _, op := range []pdu.Opcode{pdu.OpNopOut, pdu.OpSCSICommand, pdu.OpTaskMgmt, pdu.OpText, pdu.OpDataOut, pdu.OpLogout} {
-		h.Set(op, 0x80)
-		binary.BigEndian.PutUint32(h[24:], 3)
-		f.Add(bytes.Clone(h[:]))
-	}
-	h.Set(pdu.OpSCSICommand, ioWrite)
-	binary.BigEndian.PutUint32(h[24:], 3)
-	binary.BigEndian.PutUint32(h[20:], 1<<20)
-	copy(h[32:], cdb10(0x2a, 0, 2048))
-	f.Add(bytes.Clone(h[:]))
-	l := newLab(f, Options{})
-	l.add(newDisk(4 << 20))
-	f.Fuzz(func(t *testing.T, in []byte) {
-		r := l.dialFor(t)
-		defer r.nc.Close()
-		r.start(alice)
-		r.ready(0) // the unit attention and this: CmdSN 3 is next
-		_, _ = r.nc.Write(in)
-		_ = r.nc.(*net.TCPConn).CloseWrite()
-		if _, err := io.Copy(io.Discard, r.nc); err != nil {
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() {
-				t.Fatal("hangs")
-			}
-		}
-	})
-}
-
-// FuzzLogin sends anything as a first login.
-func FuzzLogin(f *testing.F) {
-	f.Add(byte(0x87), pdu.AppendText(nil, names(alice)...))
-	f.Add(byte(0x81), pdu.AppendText(nil, names(alice, pdu.Key{Name: "AuthMethod", Value: "CHAP,None"})...))
-	l := newLab(f, Options{})
-	l.add(newDisk(1 << 20))
-	f.Fuzz(func(t *testing.T, flags byte, text []byte) {
-		r := l.dialFor(t)
-		defer r.nc.Close()
-		var h pdu.Header
-		h.Set(pdu.OpLogin|0x40, flags)
-		if r.send(&h, text[:min(len(text), 1<<16)]) != nil {
-			return
-		}
-		_ = r.nc.(*net.TCPConn).CloseWrite()
-		if _, err := io.Copy(io.Discard, r.nc); err != nil {
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() {
-				t.Fatal("hangs")
-			}
-		}
-	})
 }
