@@ -43,7 +43,7 @@ type PortGroup struct {
 	changed byte // STATUS CODE: what changed the state last
 }
 
-// STATUS CODE of REPORT TARGET PORT GROUPS (SPC-4 table 310).
+// STATUS CODE of REPORT TARGET PORT GROUPS (SPC-4, target port group descriptor).
 const (
 	changedByInitiator = 1
 	changedByTarget    = 2
@@ -159,7 +159,7 @@ const (
 )
 
 // reachable reports whether the state of the path lets a command through (SPC-4
-// sections 5.15.2.4.4 and 5.15.2.4.5).
+// section 5.15.2, standby and unavailable state).
 func (n *Nexus) reachable(o *op) result {
 	switch s := AccessState(n.access.Load()); {
 	case s <= ActiveNonOptimized, o.state == anyState:
@@ -205,7 +205,7 @@ func parseSetGroups(_ *Nexus, c *Command) result {
 	return result{}
 }
 
-// runSetGroups is SET TARGET PORT GROUPS (SPC-4 section 6.45): an explicit
+// runSetGroups is SET TARGET PORT GROUPS (SPC-4): an explicit
 // change. A list that is wrong anywhere changes nothing.
 func runSetGroups(n *Nexus, c *Command) result {
 	u, list := n.unit, c.Out

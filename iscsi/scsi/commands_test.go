@@ -321,3 +321,75 @@ func TestResizeOnline(t *testing.T) {
 		t.Errorf("capacity %x", got)
 	}
 }
+
+func TestReportLUNs(t *testing.T) {
+	b := newBench(t, &disk{data: make([]byte, 1<<20)})
+	for sel, want := range map[byte][]uint16{0: {0, 300}, 1: nil, 2: {0, 300}} {
+		c, got := do(b.n, []byte{0xa0, 0, sel, 9: 64, 11: 0}, nil, 64)
+		b.good(c)
+		if !bytes.Equal(got, LUNList(want)) {
+			t.Errorf("SELECT REPORT %d: %x", sel, got)
+		}
+	}
+	c, _ := do(b.n, []byte{0xa0, 0, 3, 9: 64, 11: 0}, nil, 64)
+	b.want(c, invalidFieldInCDB)
+	c, _ = do(b.n, []byte{0xa0, 9: 15, 11: 0}, nil, 64)
+	b.want(c, invalidFieldInCDB)
+}
+
+// Neighbours that are alike are one descriptor, and a block is a hole only if all
+// of it is.
+func TestStatusIsCoalesced(t *testing.T) {
+	d := &thin{disk{data: make([]byte, 400*512)}}
+	for _, block := range []int{50, 51, 120} {
+		d.data[block*512+511] = 1
+	}
+	b := newBench(t, d)
+	status := func(lba byte, room int) (out [][3]uint64) {
+		_, got := do(b.n, []byte{0x9e, 0x12, 9: lba, 12: byte((8 + 16*room) >> 8), 13: byte(8 + 16*room), 15: 0}, nil, 4096)
+		for at := 8; at < len(got); at += 16 {
+			out = append(out, [3]uint64{binary.BigEndian.Uint64(got[at:]), uint64(binary.BigEndian.Uint32(got[at+8:])), uint64(got[at+12])})
+		}
+		return out
+	}
+	all := status(0, 64)
+	if len(all) != 5 {
+		t.Errorf("%v: want hole, data, hole, data, hole", all)
+	}
+	for i := 1; i < len(all); i++ {
+		if all[i][2] == all[i-1][2] {
+			t.Errorf("%v and %v are not one", all[i-1], all[i])
+		}
+	}
+	if got := status(0, 2); len(got) != 2 || got[1] != all[1] {
+		t.Errorf("the first two: %v", got)
+	}
+	if got := status(10, 1); len(got) != 1 || got[0][0] != 10 || got[0][0]+got[0][1] != all[1][0] {
+		t.Errorf("from within a hole: %v", got)
+	}
+}
+
+func TestReportedTaskManagement(t *testing.T) {
+	b := newBench(t, &disk{data: make([]byte, 1<<20)})
+	_, got := do(b.n, []byte{0xa3, 0x0d, 9: 64, 11: 0}, nil, 64)
+	if len(got) != 4 || got[0] != 0xda { // ABORT TASK, ABORT and CLEAR TASK SET, LUN RESET, target reset
+		t.Errorf("%x", got)
+	}
+	_, got = do(b.n, []byte{0xa3, 0x0d, 0x80, 9: 64, 11: 0}, nil, 64)
+	if len(got) != 16 || got[3] != 12 {
+		t.Errorf("extended: %x", got)
+	}
+}
+
+func TestRequestSense(t *testing.T) {
+	b := newBench(t, &disk{data: make([]byte, 1<<20)})
+	b.n.Attention(capacityChanged)
+	_, got := do(b.n, []byte{0x03, 1, 4: 255, 5: 0}, nil, 255)
+	if len(got) < 8 || got[0] != 0x72 || got[1] != keyUnitAttention || got[2] != 0x2a || got[3] != 0x09 {
+		t.Errorf("descriptor format: %x", got)
+	}
+	_, got = do(b.n, []byte{0x03, 0, 4: 255, 5: 0}, nil, 255)
+	if len(got) != 18 || got[0] != 0x70 || got[2] != 0 {
+		t.Errorf("nothing pending, fixed format: %x", got)
+	}
+}

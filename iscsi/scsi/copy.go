@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 )
 
-// EXTENDED COPY(LID1): SPC-4 sections 5.17 and 6.4. Blocks are copied between
+// EXTENDED COPY(LID1) of SPC-4. Blocks are copied between
 // units that the same initiator sees on the same target, named by their NAA
 // designators. The copy is over when the command is answered.
 
@@ -23,7 +23,7 @@ const (
 	copyGranule    = 9        // log2 of bytes
 )
 
-// Descriptor type codes (SPC-4 table 131).
+// Descriptor type codes (SPC-4, EXTENDED COPY descriptor type codes).
 const (
 	blockToBlock       = 0x02
 	identificationCSCD = 0xe4
@@ -53,7 +53,7 @@ type copyList struct {
 	segments  []segment
 }
 
-// LIST ID USAGE (SPC-4 table 126).
+// LIST ID USAGE (SPC-4, EXTENDED COPY parameter list).
 const (
 	usageHold    = 0
 	usageDiscard = 2
@@ -115,7 +115,7 @@ func readCopyList(p []byte) (l copyList, r result) {
 }
 
 // readCSCD reads one identification CSCD descriptor. LU ID TYPE does not concern
-// this type, and NUL is obsolete (SPC-4, 6.4.5.2).
+// this type, and NUL is obsolete (SPC-4, identification descriptor CSCD descriptor).
 func readCSCD(d []byte, at int) (cscd, result) {
 	switch {
 	case d[0] != identificationCSCD:

@@ -6,10 +6,9 @@ import (
 	"sync"
 )
 
-// RECEIVE COPY RESULTS: SPC-4 sections 6.25 to 6.28, and VPD page 0x8F, section
-// 7.8.17.
+// RECEIVE COPY RESULTS, and the Third-party Copy VPD page (0x8F), of SPC-4.
 
-// COPY MANAGER STATUS (SPC-4 section 6.25).
+// COPY MANAGER STATUS (SPC-4, RECEIVE COPY STATUS).
 const (
 	copyRunning = 0
 	copyDone    = 1

@@ -15,6 +15,13 @@
 // initiator turns it off; stable means after SYNCHRONIZE CACHE or FUA; UNMAP
 // exists where the device is a lun.Trimmer.
 //
+// What initiators agree on among themselves stands: a persistent reservation made
+// with APTPL=1 is in the Store before its command is answered; PREEMPT AND ABORT
+// is answered when nothing of the victim's is inside the device any more; an
+// EXTENDED COPY may do on either end what its initiator may do there, piece by
+// piece; COMPARE AND WRITE is one step in the eyes of every other write.
+//
 // Where to add a command: a line in ops.go with its CDB usage map, and a
-// function in the file of its family.
+// function in the file of its family. Reservations are in pr*.go and reserve6.go,
+// access states in alua.go, copies in copy*.go.
 package scsi

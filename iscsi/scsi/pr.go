@@ -4,7 +4,7 @@ import "slices"
 
 // Persistent reservations: SPC-4 section 5.12.
 
-// Types of persistent reservation (SPC-4 section 6.15.3.4).
+// Types of persistent reservation (SPC-4, persistent reservation type codes).
 const (
 	writeExclusive       = 1
 	exclusiveAccess      = 3

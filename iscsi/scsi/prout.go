@@ -263,7 +263,7 @@ func (t *prChange) apply(q *prRequest) result {
 }
 
 // release ends the reservation; the others who had access by it are told (SPC-4
-// section 5.12.11.2).
+// section 5.12.11.2.2).
 func (t *prChange) release() {
 	p := t.next
 	if forRegistrants(p.kind) {
@@ -275,7 +275,7 @@ func (t *prChange) release() {
 }
 
 // register is REGISTER and REGISTER AND IGNORE EXISTING KEY (SPC-4 section
-// 5.12.7, tables 67 and 68).
+// 5.12.7).
 func (t *prChange) register(q *prRequest) result {
 	p := t.next
 	ignore := q.action == prRegisterIgnore
@@ -368,8 +368,8 @@ func (t *prChange) registerOne(id nexusID, q *prRequest, ignore bool) result {
 	return result{}
 }
 
-// preempt is PREEMPT and PREEMPT AND ABORT (SPC-4 sections 5.12.11.3 and
-// 5.12.11.4): the registrations with a key go, and the reservation if its holder
+// preempt is PREEMPT and PREEMPT AND ABORT (SPC-4 sections 5.12.11.2.4
+// to 5.12.11.2.6): the registrations with a key go, and the reservation if its holder
 // is among them. Key 0 stands for all others of an all registrants reservation.
 func (t *prChange) preempt(q *prRequest) result {
 	p := t.next

@@ -1,13 +1,13 @@
 package scsi
 
-// RESERVE(6) and RELEASE(6) of SPC-2 section 7.21 and 7.17, beside persistent
+// RESERVE(6) and RELEASE(6) of SPC-2, beside persistent
 // reservations: with CRH=1 (SPC-4 section 5.12.3) both are no-ops for an
 // initiator that a persistent reservation lets in, and conflict for others.
 
 var reservationConflict = result{status: ReservationConflict}
 
 // conflict is asked for every command that is not performed in spite of any
-// reservation (SPC-4 section 5.12.1, tables 64 and 65).
+// reservation (SPC-4 section 5.12.1).
 func (u *Unit) conflict(n *Nexus, o *op, cdb *[16]byte) result {
 	if r := u.reserved.Load(); r != nil && r != n && !o.despiteReserve() {
 		return reservationConflict

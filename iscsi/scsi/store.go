@@ -11,7 +11,8 @@ import (
 )
 
 // Store keeps what initiators have asked to survive a restart: the persistent
-// reservations registered with APTPL=1 (SPC-4 section 5.12.6). Whoever serves
+// reservations registered with APTPL=1 (SPC-4 section 5.12, preserving persistent
+// reservations and registrations). Whoever serves
 // units hands one in; without it APTPL is refused. Its methods may be called at
 // once for different identities.
 type Store interface {
