@@ -36,9 +36,11 @@
 //  3. Each guest that can makes its own snapshots, in one autonomous step that
 //     it ends or undoes by itself, and reports one completion for each volume.
 //     With one missing I go no further. I am guest-done, and nobody is held.
-//  4. VMs that can't snapshot themselves are paused, each under a guard that
-//     resumes it whatever becomes of us; the volumes are split under my tag; the
-//     VMs run again. Nothing was journaled in between. I am split.
+//  4. Where I span several arrays, they make their splits ready (armed). VMs that
+//     can't snapshot themselves are paused, each under a guard that resumes it
+//     whatever becomes of us; the volumes are split under my tag, what is armed
+//     by a commit to all arrays at once; the VMs run again. Nothing was journaled
+//     in between. I am split.
 //  5. A worker looks into the split for each in-guest snapshot, by UUID. Now the
 //     levels are decided, from that evidence, and the guests drop their
 //     snapshots. I am verified.

@@ -96,10 +96,7 @@ func TestProvider(t *testing.T) {
 // The union of a group's splits holds a prefix of what was written, for groups
 // of several sizes; one volume after the other is caught.
 func TestWriteOrder(t *testing.T) {
-	splits := 100
-	if testing.Short() {
-		splits = 10
-	}
+	const splits = 24 // integration/writeorder does 1,000 of each
 	for _, n := range []int{1, 8, 64} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			l := lab(t, n)
