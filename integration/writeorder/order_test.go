@@ -181,7 +181,9 @@ func overISCSI(t *testing.T, n int) (driver.Driver, []arraytest.Volume) {
 	args := []string{"--nbd-server", "addr.type=unix,addr.path=" + socket + ",max-connections=0"}
 	out := make([]arraytest.Volume, n)
 	for i := range out {
-		v, err := c.CreateVolume(t.Context(), fmt.Sprintf("v%d", i), arraytest.MinVolume, []string{"a", "b"})
+		v, err := c.CreateVolume(t.Context(), remote.CreateVolumeRequest{
+			Name: fmt.Sprintf("v%d", i), Size: arraytest.MinVolume, Pools: []string{"a", "b"},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
