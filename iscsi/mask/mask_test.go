@@ -111,6 +111,23 @@ func TestCredentialsRefused(t *testing.T) {
 	}
 }
 
+// RFC 7143 section 9.2.1: no secret works in both directions, whoever has it.
+func TestSecretInBothDirections(t *testing.T) {
+	var m Table
+	one, two, three := []byte("secret-number-one"), []byte("secret-number-two"), []byte("secret-number-3!!")
+	must(t, m.SetCredentials(alice, &Credentials{User: "alice", Secret: one, MutualUser: "disk", MutualSecret: two}))
+	for name, c := range map[string]*Credentials{
+		"alice's mutual secret as bob's own": {User: "bob", Secret: two},
+		"alice's own as bob's mutual secret": {User: "bob", Secret: three, MutualUser: "disk", MutualSecret: one},
+	} {
+		if err := m.SetCredentials(bob, c); !errors.Is(err, ErrSecret) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	must(t, m.SetCredentials(bob, &Credentials{User: "bob", Secret: three, MutualUser: "disk", MutualSecret: two}))
+	must(t, m.SetCredentials(alice, &Credentials{User: "alice", Secret: one})) // its own, anew
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

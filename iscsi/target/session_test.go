@@ -358,6 +358,10 @@ func (r *raw) noise(i int) {
 		switch (i + k) % 5 {
 		case 0:
 			h.Set(pdu.OpTaskMgmt|0x40, pdu.FlagFinal|byte(k%8))
+		case 1: // its data is never sent, or cut off in the middle
+			h.Set(pdu.OpSCSICommand, ioWrite)
+			binary.BigEndian.PutUint32(h[20:], 256<<10)
+			copy(h[32:], cdb10(0x2a, 0, 512))
 		default:
 			h.Set(pdu.OpSCSICommand, ioRead)
 			binary.BigEndian.PutUint32(h[20:], 65536)
@@ -374,7 +378,17 @@ func (r *raw) noise(i int) {
 		}
 	}
 	for range 10 {
-		if _, _, err := r.recv(); err != nil {
+		a, _, err := r.recv()
+		if err != nil {
+			return
+		}
+		if a.Opcode() == pdu.OpR2T {
+			h.Set(pdu.OpDataOut, 0)
+			h.SetITT(a.ITT())
+			h.SetTTT(a.TTT())
+			h.SetOffset(a.Offset())
+			h.SetDataLen(8192)
+			_, _ = r.nc.Write(append(h[:], make([]byte, 100)...)) // and no more of it
 			return
 		}
 	}
