@@ -178,15 +178,19 @@ func (v *volumeRecord) mirror(id lun.Identity) *mirrorRecord {
 	return nil
 }
 
-// noteUnmirrored keeps the time since when fewer than two mirrors are in sync.
-func (v *volumeRecord) noteUnmirrored(now time.Time) {
-	n := 0
+// inSync is how many mirrors are.
+func (v *volumeRecord) inSync() (n int) {
 	for _, m := range v.Mirrors {
 		if m.State == inSync {
 			n++
 		}
 	}
-	switch {
+	return n
+}
+
+// noteUnmirrored keeps the time since when fewer than two mirrors are in sync.
+func (v *volumeRecord) noteUnmirrored(now time.Time) {
+	switch n := v.inSync(); {
 	case n >= 2:
 		v.Unmirrored = time.Time{}
 	case v.Unmirrored.IsZero():

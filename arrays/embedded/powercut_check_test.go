@@ -60,10 +60,7 @@ func pcCheck(fs *disktest.FS, e *pcExpect, seed uint64, nested int64) (err error
 	if err == nil {
 		err = c.giveBack()
 	}
-	err = errors.Join(err, a.Close())
-	if err == nil {
-		err = ev.damage()
-	}
+	err = errors.Join(err, a.Close(), ev.damage())
 	if err == nil {
 		err = c.leftBehind()
 	}
@@ -109,7 +106,7 @@ func (c *pcChecker) all() error {
 			return err
 		}
 	}
-	return nil
+	return c.e.checkSwap()
 }
 
 // marks honours the bound of what is copied after a crash.
@@ -130,6 +127,7 @@ func (c *pcChecker) volumes() error {
 	for i := range c.e.vols {
 		x := &c.e.vols[i]
 		there := found[x.d.name]
+		x.there = there
 		delete(found, x.d.name)
 		if there && !x.may || !there && x.must {
 			return fmt.Errorf("volume %s: there: %v, has to be: %v, may be: %v", x.d.name, there, x.must, x.may)
@@ -241,14 +239,15 @@ func (c *pcChecker) split(x *pcExpectSplit) error {
 		if err != nil {
 			return err
 		}
-		if k.there0 {
+		k.there = true
+		if k.known() {
 			if err := c.e.checkContent(k, content); err != nil {
 				return err
 			}
 		}
 		contents = append(contents, content)
 	}
-	if len(contents) == len(x.members) && !x.members[0].there0 {
+	if len(contents) == len(x.members) && !x.members[0].known() {
 		ceiling := c.e.ceiling
 		if x.last > 0 {
 			ceiling = min(ceiling, x.last)
@@ -271,7 +270,7 @@ func (c *pcChecker) giveBack() error {
 	for _, s := range c.a.Snapshots() {
 		_, gone := c.a.VolumeInfo(s.Volume)
 		var err error
-		if gone != nil || c.rng.IntN(4) == 0 {
+		if gone != nil || s.Method != driver.MirrorSplit || c.rng.IntN(4) == 0 {
 			err = c.a.Delete(c.ctx, s.ID)
 		} else {
 			err = c.a.Resync(c.ctx, s.ID)

@@ -20,7 +20,17 @@ type pcModel struct {
 	ops    []pcOp // by number; 0 is the zeroes that a device is made of
 	vols   []*pcDevice
 	splits []*pcSplit
+	swap   *pcSwap // under way
 	nextID uint32
+}
+
+// pcSwap is a revert, reversal or break: it happens wholly or not at all.
+type pcSwap struct {
+	// Exactly one of gone and come is there, where they are not nil.
+	gone, come *pcDevice
+	// turned hold their other content, all of them or none; with come, if and
+	// only if that is there.
+	turned []*pcDevice
 }
 
 type pcOp struct {
@@ -37,10 +47,19 @@ type pcDevice struct {
 	// floor is for each sector the last of them that is stable. It is replaced,
 	// never changed.
 	floor []uint32
+	other *pcContent // what it may hold as well, while a swap is under way
 	// Lifecycle: it has to be there once it is there and until it is going, and
 	// must not before begun and after gone.
 	begun, there, going, gone bool
 }
+
+// pcContent is what a device has been written.
+type pcContent struct {
+	hist  [][]uint32
+	floor []uint32
+}
+
+func (d *pcDevice) content() pcContent { return pcContent{d.hist, d.floor} }
 
 // pcSplit is a group split.
 type pcSplit struct {
@@ -143,17 +162,21 @@ func stamp(b []byte, device uint32, index int, k uint32) {
 // pcExpect is what a cut may leave: what the model said before it and after it.
 type pcExpect struct {
 	m       *pcModel
+	swap    *pcSwap // under way before and after
 	ceiling uint32
 	vols    []pcExpectDevice
 	splits  []pcExpectSplit
 }
 
 type pcExpectDevice struct {
-	d              *pcDevice
-	floor          []uint32
-	must, may      bool
-	there0, gone0  bool
-	minLen, maxLen int // sectors
+	d             *pcDevice
+	contents      []pcContent // any of these
+	must, may     bool
+	there0, gone0 bool
+	// found is set by the check: which of the contents it may be, and whether
+	// it is there.
+	found [2]bool
+	there bool
 }
 
 type pcExpectSplit struct {
@@ -167,7 +190,7 @@ type pcExpectSplit struct {
 func (m *pcModel) before() *pcExpect {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	e := &pcExpect{m: m}
+	e := &pcExpect{m: m, swap: m.swap}
 	for _, d := range m.vols {
 		e.vols = append(e.vols, d.before())
 	}
@@ -182,12 +205,33 @@ func (m *pcModel) before() *pcExpect {
 }
 
 func (d *pcDevice) before() pcExpectDevice {
-	return pcExpectDevice{d: d, floor: d.floor, there0: d.there, gone0: d.gone, minLen: len(d.floor)}
+	x := pcExpectDevice{d: d, there0: d.there, gone0: d.gone}
+	x.add()
+	return x
+}
+
+// add adds what the device may hold now.
+func (x *pcExpectDevice) add() {
+	x.contents = append(x.contents, x.d.content())
+	if x.d.other != nil {
+		x.contents = append(x.contents, *x.d.other)
+	}
+}
+
+// known: what is in it was found out already.
+func (x *pcExpectDevice) known() bool { return x.contents[len(x.contents)-1].floor != nil }
+
+// same reports whether nothing was put in the place of what there was.
+func (x *pcExpectDevice) same() bool {
+	c, d := x.contents[0], x.d.content()
+	return len(c.hist) == len(d.hist) && (len(c.hist) == 0 || &c.hist[0] == &d.hist[0])
 }
 
 func (x *pcExpectDevice) after() {
 	x.must, x.may = x.there0 && !x.d.going, x.d.begun && !x.gone0
-	x.maxLen = len(x.d.hist)
+	if !x.same() {
+		x.add()
+	}
 }
 
 func (e *pcExpect) after() {
@@ -195,18 +239,24 @@ func (e *pcExpect) after() {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	e.ceiling = uint32(len(m.ops) - 1)
+	if m.swap != e.swap {
+		e.swap = nil
+	}
 	for i := range e.vols {
 		e.vols[i].after()
 	}
 	for _, d := range m.vols[len(e.vols):] {
-		x := pcExpectDevice{d: d, floor: d.floor, minLen: len(d.floor)}
+		x := pcExpectDevice{d: d}
+		x.add()
 		x.after()
 		e.vols = append(e.vols, x)
 	}
 	for _, s := range m.splits[len(e.splits):] {
 		x := pcExpectSplit{s: s}
 		for _, k := range s.members {
-			x.members = append(x.members, pcExpectDevice{d: &k.pcDevice, floor: k.floor})
+			y := pcExpectDevice{d: &k.pcDevice}
+			y.add()
+			x.members = append(x.members, y)
 		}
 		e.splits = append(e.splits, x)
 	}
@@ -258,26 +308,81 @@ func (m *pcModel) resolve(hist []uint32, seen, low, high uint32) (uint32, bool) 
 func (m *pcModel) zeroes(k uint32) bool { return k == 0 || m.ops[k].zero }
 
 // checkContent compares a device with what it may hold.
-func (e *pcExpect) checkContent(x *pcExpectDevice, content []byte) error {
-	m := e.m
-	ids := []uint32{x.d.id}
-	if n := len(content) / sector; n < x.minLen || n > x.maxLen {
-		return fmt.Errorf("%s has %d sectors, and should have %d to %d", x.d.name, n, x.minLen, x.maxLen)
-	}
-	seen, err := m.observe(content, ids...)
+func (e *pcExpect) checkContent(x *pcExpectDevice, content []byte) (err error) {
+	seen, err := e.m.observe(content, x.d.id)
 	if err != nil {
 		return fmt.Errorf("%s: %w", x.d.name, err)
 	}
+	for i, c := range x.contents {
+		cerr := e.holds(c, seen)
+		if i < len(x.found) {
+			x.found[i] = cerr == nil
+		}
+		if cerr == nil {
+			err = nil
+			if e.swap == nil {
+				return nil
+			}
+		} else if i == 0 {
+			err = fmt.Errorf("%s: %w", x.d.name, cerr)
+		}
+	}
+	return err
+}
+
+func (e *pcExpect) holds(c pcContent, seen []uint32) error {
+	if n := len(seen); n < len(c.floor) || n > len(c.hist) {
+		return fmt.Errorf("it has %d sectors, and should have %d to %d", n, len(c.floor), len(c.hist))
+	}
+	m := e.m
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	for i, k := range seen {
 		low := uint32(0)
-		if i < len(x.floor) {
-			low = x.floor[i]
+		if i < len(c.floor) {
+			low = c.floor[i]
 		}
-		if _, ok := m.resolve(x.d.hist[i], k, low, e.ceiling); !ok {
-			return fmt.Errorf("%s: sector %d holds write %d; stable is %d, later ones up to %d are %v", x.d.name, i, k, low, e.ceiling, x.d.hist[i])
+		if _, ok := m.resolve(c.hist[i], k, low, e.ceiling); !ok {
+			return fmt.Errorf("sector %d holds write %d; stable is %d, and up to %d there are %v", i, k, low, e.ceiling, c.hist[i])
 		}
+	}
+	return nil
+}
+
+// checkSwap wants a swap whole or absent.
+func (e *pcExpect) checkSwap() error {
+	if e.swap == nil {
+		return nil
+	}
+	find := func(d *pcDevice) *pcExpectDevice {
+		for i := range e.vols {
+			if e.vols[i].d == d {
+				return &e.vols[i]
+			}
+		}
+		for i := range e.splits {
+			for j := range e.splits[i].members {
+				if x := &e.splits[i].members[j]; x.d == d {
+					return x
+				}
+			}
+		}
+		return nil
+	}
+	may := [2]bool{true, true} // before it, after it
+	if e.swap.gone != nil {
+		gone, come := find(e.swap.gone).there, find(e.swap.come).there
+		if gone == come {
+			return fmt.Errorf("%s and %s: there: %v and %v, and should be one of them", e.swap.gone.name, e.swap.come.name, gone, come)
+		}
+		may = [2]bool{gone, come}
+	}
+	for _, d := range e.swap.turned {
+		x := find(d)
+		may[0], may[1] = may[0] && x.found[0], may[1] && x.found[1]
+	}
+	if !may[0] && !may[1] {
+		return fmt.Errorf("half of an exchange of %s", e.swap.turned[0].name)
 	}
 	return nil
 }

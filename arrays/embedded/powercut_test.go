@@ -83,7 +83,7 @@ func pcRun(ctx context.Context, seed uint64, at int64) (cuts int, err error) {
 		c := pcCut{at: p, e: t.m.before(), seed: seed ^ uint64(p.N)<<40}
 		c.fs = t.fs.Cut(c.seed)
 		c.e.after()
-		t.note("sync point %d: %s %s", p.N, p.Op, p.Name)
+		t.note(&t.points, "sync point %d: %s %s", p.N, p.Op, p.Name)
 		queue <- c
 	})
 	var wg sync.WaitGroup

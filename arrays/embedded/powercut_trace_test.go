@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/disk/disktest"
@@ -29,8 +31,9 @@ type pcTrace struct {
 	devs map[*pcDevice]*Volume
 	tags int
 
-	logMu sync.Mutex
-	log   []string
+	logMu  sync.Mutex
+	steps  []string
+	points []string
 }
 
 // pcWeights is how often each step comes.
@@ -53,6 +56,10 @@ var pcWeights = []struct {
 	{"remove mirror", 2, (*pcTrace).removeMirror},
 	{"lose mirror", 2, (*pcTrace).loseMirror},
 	{"grow", 1, (*pcTrace).grow},
+	{"revert", 3, (*pcTrace).revert},
+	{"reverse", 2, (*pcTrace).reverse},
+	{"break", 1, (*pcTrace).breakOff},
+	{"aborted split", 1, (*pcTrace).abortedSplit},
 	{"create", 1, (*pcTrace).create},
 	{"delete volume", 1, (*pcTrace).deleteVolume},
 	{"restart", 2, (*pcTrace).restart},
@@ -78,7 +85,7 @@ func (t *pcTrace) run() error {
 			n -= pcWeights[j].weight
 			j++
 		}
-		t.note("step %d: %s", i, pcWeights[j].name)
+		t.note(&t.steps, "step %d: %s", i, pcWeights[j].name)
 		if err := pcWeights[j].do(t); err != nil {
 			return fmt.Errorf("step %d, %s: %w", i, pcWeights[j].name, err)
 		}
@@ -86,9 +93,9 @@ func (t *pcTrace) run() error {
 	return t.close()
 }
 
-func (t *pcTrace) note(format string, args ...any) {
+func (t *pcTrace) note(to *[]string, format string, args ...any) {
 	t.logMu.Lock()
-	t.log = append(t.log, fmt.Sprintf(format, args...))
+	*to = append(*to, fmt.Sprintf(format, args...))
 	t.logMu.Unlock()
 }
 
@@ -96,7 +103,8 @@ func (t *pcTrace) note(format string, args ...any) {
 func (t *pcTrace) lately() string {
 	t.logMu.Lock()
 	defer t.logMu.Unlock()
-	return strings.Join(t.log[max(0, len(t.log)-12):], "\n")
+	last := func(l []string) []string { return l[max(0, len(l)-10):] }
+	return strings.Join(slices.Concat(last(t.steps), last(t.points)), "\n")
 }
 
 func (t *pcTrace) open() (err error) {
@@ -115,6 +123,11 @@ func (t *pcTrace) open() (err error) {
 func (t *pcTrace) openVolume(d *pcDevice) (err error) {
 	t.devs[d], err = t.a.OpenVolume(driver.VolumeID(d.name), "trace")
 	return err
+}
+
+func (t *pcTrace) closeVolume(d *pcDevice) {
+	t.devs[d].Close()
+	delete(t.devs, d)
 }
 
 func (t *pcTrace) close() error {
@@ -281,7 +294,8 @@ func (t *pcTrace) underLoad(fn func() error) error {
 func (t *pcTrace) splittable() (out []*pcDevice) {
 	for _, d := range t.volumes() {
 		v := t.devs[d].v
-		if v.mirrorsInSync() >= 2 && v.recovering.Load() == 0 && t.rng.IntN(4) > 0 {
+		clones := t.a.store.read().volume(v.id).Policy == ByReflink
+		if (v.mirrorsInSync() >= 2 || clones) && v.recovering.Load() == 0 && t.rng.IntN(4) > 0 {
 			out = append(out, d)
 		}
 	}
@@ -295,13 +309,21 @@ func (t *pcTrace) failingSplit() error {
 	n, after := 0, 1+t.rng.IntN(2)
 	catalogue := t.rng.IntN(2) == 0
 	failed := false
+	var victims []string // the last mirror of a volume does not fail, nor ever two
+	for _, d := range t.volumes() {
+		e := t.devs[d].v.enter()
+		if n := len(e.insync); n > 1 {
+			victims = append(victims, e.insync[n-1].path)
+		}
+		e.leave()
+	}
 	var mu sync.Mutex
 	return t.splitWith(func(op disktest.Op, name string) error {
 		mu.Lock()
 		defer mu.Unlock()
 		hit := op == disktest.OpOpen && strings.HasSuffix(name, "catalogue.json.new")
 		if !catalogue {
-			hit = op == disktest.OpSync && strings.HasSuffix(name, ".raw")
+			hit = op == disktest.OpSync && slices.Contains(victims, name)
 		}
 		if hit {
 			n++
@@ -317,19 +339,53 @@ func (t *pcTrace) failingSplit() error {
 	})
 }
 
-func (t *pcTrace) splitWith(fault func(disktest.Op, string) error) error {
-	vols := t.splittable()
-	if len(vols) == 0 {
-		return nil
-	}
+// begin chooses what to split next.
+func (t *pcTrace) begin() (s *pcSplit, vols []*pcDevice, ids []driver.VolumeID) {
+	vols = t.splittable()
 	t.tags++
-	s := &pcSplit{tag: driver.Tag(fmt.Sprintf("t%d", t.tags))}
-	var ids []driver.VolumeID
+	s = &pcSplit{tag: driver.Tag(fmt.Sprintf("t%d", t.tags))}
 	for _, d := range vols {
 		ids = append(ids, driver.VolumeID(t.devs[d].v.id.String()))
 		k := &pcMember{of: d}
 		k.name = fmt.Sprintf("%s of %s", s.tag, d.name)
 		s.members = append(s.members, k)
+	}
+	return s, vols, ids
+}
+
+// abortedSplit is armed, and nothing comes of it.
+func (t *pcTrace) abortedSplit() error {
+	s, vols, ids := t.begin()
+	if len(vols) == 0 {
+		return nil
+	}
+	err := t.a.Prepare(t.ctx, ids, driver.PrepareOptions{Tag: s.tag, AllowUnmirrored: true})
+	if err != nil {
+		return err
+	}
+	return t.underLoad(func() error {
+		if err := t.a.Arm(t.ctx, s.tag, ids, time.Minute); err != nil {
+			return err
+		}
+		return t.a.Abort(t.ctx, s.tag)
+	})
+}
+
+// splitNow splits at once, or in two steps.
+func (t *pcTrace) splitNow(tag driver.Tag, ids []driver.VolumeID) ([]driver.Snapshot, error) {
+	if t.rng.IntN(3) > 0 {
+		return t.a.SplitGroup(t.ctx, tag, ids)
+	}
+	if err := t.a.Arm(t.ctx, tag, ids, time.Minute); err != nil {
+		return nil, err
+	}
+	return t.a.Commit(t.ctx, tag)
+}
+
+func (t *pcTrace) splitWith(fault func(disktest.Op, string) error) error {
+	s, vols, ids := t.begin()
+	if len(vols) == 0 {
+		return nil
 	}
 	if err := t.a.Prepare(t.ctx, ids, driver.PrepareOptions{Tag: s.tag, AllowUnmirrored: true}); err != nil {
 		if fault == nil && kindOf(err) == driver.Busy {
@@ -343,11 +399,11 @@ func (t *pcTrace) splitWith(fault func(disktest.Op, string) error) error {
 		}
 		t.m.set(func() { t.m.splits = append(t.m.splits, s) })
 		t.fs.Fail(fault)
-		snaps, err := t.a.SplitGroup(t.ctx, s.tag, ids)
+		snaps, err := t.splitNow(s.tag, ids)
 		t.fs.Fail(nil)
 		t.m.set(func() { s.last = uint32(len(t.m.ops) - 1) })
 		if err != nil {
-			t.note("split: %v", err)
+			t.note(&t.steps, "split: %v", err)
 			t.m.set(func() {
 				for _, k := range s.members {
 					k.going, k.gone = true, true
@@ -420,10 +476,117 @@ func (t *pcTrace) end(k *pcMember, fn func(context.Context, driver.SnapshotID) e
 }
 
 func (t *pcTrace) resync() error {
-	if k := t.snapshot(); k != nil && !k.of.gone {
+	if k := t.snapshot(); k != nil && !k.of.gone && !t.record(k).Clone {
 		return t.end(k, t.a.Resync)
 	}
 	return nil
+}
+
+func (t *pcTrace) record(k *pcMember) *snapshotRecord {
+	id, _ := lun.ParseIdentity(string(k.snap))
+	return t.a.store.read().snapshot(id)
+}
+
+// unused chooses a split, and a volume that nobody has open.
+func (t *pcTrace) unused() *pcMember {
+	k := t.snapshot()
+	if k == nil || k.of.gone || t.devs[k.of].v.mirrorsInSync() == 0 || t.devs[k.of].v.recovering.Load() > 0 {
+		return nil
+	}
+	t.closeVolume(k.of)
+	return k
+}
+
+// now is what a device holds, all of it stable from here on. The split of a
+// volume that has grown has to have grown as well.
+func (t *pcTrace) now(d *pcDevice, sectors int) pcContent {
+	exact := t.m.acked(d)
+	c := pcContent{floor: make([]uint32, sectors), hist: make([][]uint32, sectors)}
+	copy(c.floor, exact)
+	for i, k := range c.floor {
+		c.hist[i] = []uint32{k}
+	}
+	return c
+}
+
+// become gives a device another content.
+func (d *pcDevice) become(c pcContent) { d.hist, d.floor = c.hist, c.floor }
+
+// revert puts a volume back to a split; what it held is a split of its own.
+func (t *pcTrace) revert() error {
+	k := t.unused()
+	if k == nil {
+		return nil
+	}
+	v := k.of
+	old, next := t.now(v, len(v.hist)), t.now(&k.pcDevice, len(v.hist))
+	safe := &pcMember{of: v}
+	safe.id, safe.name, safe.begun = v.id, "safe point of "+v.name, true
+	safe.become(old)
+	s := &pcSplit{tag: driver.Tag("safe-" + string(k.snap)), members: []*pcMember{safe}}
+	t.m.set(func() {
+		t.m.splits = append(t.m.splits, s)
+		t.m.swap = &pcSwap{gone: &k.pcDevice, come: &safe.pcDevice, turned: []*pcDevice{v}}
+		k.going, v.other = true, &next
+	})
+	snap, err := t.a.Revert(t.ctx, k.snap)
+	if err != nil {
+		return err
+	}
+	t.m.set(func() {
+		t.m.swap = nil
+		k.gone, safe.there, safe.snap, v.other = true, true, snap.ID, nil
+		v.become(next)
+	})
+	return t.openVolume(v)
+}
+
+// reverse exchanges a volume's content and a split's.
+func (t *pcTrace) reverse() error {
+	k := t.unused()
+	if k == nil {
+		return nil
+	}
+	v := k.of
+	old, next := t.now(v, len(v.hist)), t.now(&k.pcDevice, len(v.hist))
+	t.m.set(func() {
+		t.m.swap = &pcSwap{turned: []*pcDevice{v, &k.pcDevice}}
+		k.other, v.other = &old, &next
+	})
+	snap, err := t.a.Reverse(t.ctx, k.snap)
+	if err != nil {
+		return err
+	}
+	t.m.set(func() {
+		t.m.swap = nil
+		k.snap, k.other, v.other = snap.ID, nil, nil
+		k.become(old)
+		v.become(next)
+	})
+	return t.openVolume(v)
+}
+
+// breakOff makes a split a volume.
+func (t *pcTrace) breakOff() error {
+	k := t.snapshot()
+	if k == nil || len(t.volumes()) >= 4 || len(k.hist) < pcSectors {
+		return nil
+	}
+	d := &pcDevice{id: k.id, name: fmt.Sprintf("v%d", len(t.m.vols)), begun: true}
+	d.become(t.now(&k.pcDevice, len(k.hist)))
+	t.m.set(func() {
+		t.m.vols = append(t.m.vols, d)
+		t.m.swap = &pcSwap{gone: &k.pcDevice, come: d}
+		k.going = true
+	})
+	if _, err := t.a.Break(t.ctx, k.snap, d.name); err != nil {
+		return err
+	}
+	t.m.set(func() {
+		t.m.swap = nil
+		k.gone, d.there = true, true
+	})
+	return t.openVolume(d)
 }
 
 func (t *pcTrace) deleteSplit() error {
@@ -569,8 +732,11 @@ func (t *pcTrace) create() error {
 		return nil
 	}
 	d := t.m.newDevice(fmt.Sprintf("v%d", len(t.m.vols)), pcSectors)
-	pools := pcPools[:2+t.rng.IntN(2)]
-	if _, err := t.a.CreateVolume(t.ctx, CreateVolume{Name: d.name, Size: pcSectors * sector, Pools: pools}); err != nil {
+	o := CreateVolume{Name: d.name, Size: pcSectors * sector, Pools: pcPools[:2+t.rng.IntN(2)]}
+	if t.rng.IntN(4) == 0 {
+		o.Snapshots = ByReflink
+	}
+	if _, err := t.a.CreateVolume(t.ctx, o); err != nil {
 		return err
 	}
 	t.m.set(func() { d.there = true })
@@ -583,8 +749,7 @@ func (t *pcTrace) deleteVolume() error {
 	}
 	d := t.volume()
 	t.m.set(func() { d.going = true })
-	t.devs[d].Close()
-	delete(t.devs, d)
+	t.closeVolume(d)
 	err := t.a.DeleteVolume(t.ctx, driver.VolumeID(d.name))
 	t.m.set(func() { d.gone = true })
 	return err

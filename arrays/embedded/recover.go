@@ -68,13 +68,16 @@ func (a *Array) recover() error {
 
 // undoPending puts the mirrors of splits that did not become certain back to
 // their volumes. What they lack is in the map of the epoch that had begun, or
-// under a mark of the intent log. It returns the epochs' maps.
+// under a mark of the intent log. A mirror that is the last one in sync did not
+// come off: the others failed before the instant, after which one would have
+// stayed. It returns the epochs' maps.
 func (a *Array) undoPending(cat *catalog) map[lun.Identity][]string {
 	maps := map[lun.Identity][]string{}
 	for _, p := range cat.Pending {
 		for _, m := range p.Members {
 			name := epochMapName(m.Volume, m.Epoch)
-			if mr := cat.volume(m.Volume).mirror(m.Mirror); mr.State == inSync && !m.Clone {
+			r := cat.volume(m.Volume)
+			if mr := r.mirror(m.Mirror); mr.State == inSync && !m.Clone && r.inSync() > 1 {
 				mr.State, mr.Todo = filling, []string{name}
 			}
 			maps[m.Volume] = append(maps[m.Volume], name)
