@@ -37,6 +37,9 @@ func (p *plex) fail(err error) { p.err.CompareAndSwap(nil, &err) }
 type epoch struct {
 	insync  []*plex // never empty unless the set is offline; reads come from these
 	filling []*plex // are written to, not read from
+	// joining are those filling that are about to be in sync: what is synced is
+	// stable on them as well.
+	joining []*plex
 	// fixed sends all reads to insync[0]: the others may differ from it until
 	// the marked regions have been copied after a crash.
 	fixed bool
@@ -53,21 +56,21 @@ type epoch struct {
 }
 
 func newEpoch(e epoch0) *epoch {
-	n := &epoch{insync: e.insync, filling: e.filling, fixed: e.fixed, dirty: e.dirty, missed: e.missed, idle: make(chan struct{})}
+	n := &epoch{insync: e.insync, filling: e.filling, joining: e.joining, fixed: e.fixed, dirty: e.dirty, missed: e.missed, idle: make(chan struct{})}
 	n.users.Store(1)
 	return n
 }
 
 // epoch0 is what an epoch consists of, before it begins.
 type epoch0 struct {
-	insync, filling []*plex
-	fixed           bool
-	dirty           *mapFile
-	missed          []*mapFile
+	insync, filling, joining []*plex
+	fixed                    bool
+	dirty                    *mapFile
+	missed                   []*mapFile
 }
 
 func (e *epoch) parts() epoch0 {
-	return epoch0{insync: e.insync, filling: e.filling, fixed: e.fixed, dirty: e.dirty, missed: e.missed}
+	return epoch0{insync: e.insync, filling: e.filling, joining: e.joining, fixed: e.fixed, dirty: e.dirty, missed: e.missed}
 }
 
 // note marks a range as written to, before it is.

@@ -223,7 +223,7 @@ func (f *fill) mapAll() error {
 }
 
 func (f *fill) copy() error {
-	buf := make([]byte, copyChunk)
+	buf := make([]byte, min(copyChunk, regionsFor(f.v.size.Load(), regionSize)*regionSize))
 	f.pace.start(time.Now(), f.copied.Load())
 	type run struct{ first, n int64 }
 	var since []run // copied and not yet synced
@@ -244,7 +244,7 @@ func (f *fill) copy() error {
 		return f.todo.flush()
 	}
 	for at := int64(0); ; {
-		first, n := f.todo.run(at, copyChunk/regionSize)
+		first, n := f.todo.run(at, int64(len(buf))/regionSize)
 		if n == 0 {
 			return checkpoint()
 		}
@@ -292,10 +292,28 @@ func (f *fill) lose(cause error) error {
 	return cause
 }
 
+// join has whoever syncs the volume sync the mirror as well. Nobody syncs
+// without it any more when it returns.
+func (f *fill) join() {
+	v := f.v
+	v.state.Lock()
+	if !inEpoch(v.cur, f.p) || slices.Contains(v.cur.joining, f.p) {
+		v.state.Unlock()
+		return
+	}
+	next := v.cur.parts()
+	next.joining = with(next.joining, f.p)
+	old := v.flip(next)
+	v.state.Unlock()
+	<-old.idle
+}
+
 // finish makes the mirror one of those in sync: first in the catalogue, then in
-// the epoch.
+// the epoch. A crash between finds it in sync, so that by then all that was
+// synced has to be stable on it.
 func (f *fill) finish() error {
 	v := f.v
+	f.join()
 	if err := f.p.f.Sync(); err != nil {
 		return f.lose(err)
 	}
@@ -317,7 +335,7 @@ func (f *fill) finish() error {
 		return err
 	}
 	next := v.cur.parts()
-	next.insync, next.filling = with(next.insync, f.p), without(next.filling, f.p)
+	next.insync, next.filling, next.joining = with(next.insync, f.p), without(next.filling, f.p), without(next.joining, f.p)
 	v.flip(next)
 	v.a.scrap(v.a.mapPath(todoName(f.p.id)))
 	return nil

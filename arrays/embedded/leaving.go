@@ -58,9 +58,12 @@ func (k *cut) leave(before *mapFile) {
 	k.v.leaving.Store(l)
 }
 
-// left says that a split is certain, or undone for certain.
+// left says that a split is certain, or undone for certain. No clean looks at
+// its maps any more when it returns.
 func (s *set) left() {
 	s.leaving.Store(nil)
+	s.cleaning.Lock()
+	s.cleaning.Unlock() //nolint:staticcheck // it was waited for
 	s.log.wake()
 }
 

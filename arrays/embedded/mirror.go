@@ -165,7 +165,7 @@ func (v *volume) removeMirror(mirror lun.Identity) error {
 			gone = p
 		}
 	}
-	next.insync, next.filling = without(next.insync, gone), without(next.filling, gone)
+	next.insync, next.filling, next.joining = without(next.insync, gone), without(next.filling, gone), without(next.joining, gone)
 	old := v.flip(next)
 	v.state.Unlock()
 	<-old.idle

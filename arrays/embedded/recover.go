@@ -272,11 +272,12 @@ func (v *volume) equaliseMarked() {
 const copyChunk = 1 << 20
 
 func (v *volume) equalisePass(copied *atomic.Int64) error {
-	src, have := make([]byte, copyChunk), make([]byte, copyChunk)
 	log := v.log.file
+	chunk := min(copyChunk, log.unit)
+	src, have := make([]byte, chunk), make([]byte, chunk)
 	for _, i := range v.log.adopted() {
-		for off, end := i*log.unit, min((i+1)*log.unit, v.size.Load()); off < end && v.mirrorsInSync() > 1; off += copyChunk {
-			n := min(copyChunk, end-off)
+		for off, end := i*log.unit, min((i+1)*log.unit, v.size.Load()); off < end && v.mirrorsInSync() > 1; off += chunk {
+			n := min(chunk, end-off)
 			if err := v.a.copies.wait(v.a.bg, n); err != nil {
 				return err
 			}

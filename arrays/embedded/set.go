@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -278,7 +279,7 @@ func (s *set) drop(p *plex, cause error) error {
 		return err
 	}
 	next := s.cur.parts()
-	next.insync, next.filling = without(next.insync, p), without(next.filling, p)
+	next.insync, next.filling, next.joining = without(next.insync, p), without(next.filling, p), without(next.joining, p)
 	s.dropped(p, s.flip(next), cause)
 	return nil
 }
@@ -424,12 +425,12 @@ func (s *set) syncEpoch(e *epoch) error {
 	if len(e.insync) == 0 {
 		return errOffline
 	}
-	errs := syncAll(e.insync)
+	errs := syncAll(slices.Concat(e.insync, e.joining))
 	for _, err := range errs {
 		if err == nil {
 			continue
 		}
-		return s.settle(&op{e: &epoch{insync: e.insync}, errs: errs})
+		return s.settle(&op{e: &epoch{insync: e.insync, filling: e.joining}, errs: errs})
 	}
 	return nil
 }

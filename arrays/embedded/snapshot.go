@@ -202,7 +202,7 @@ func (s *snapshot) shut() error {
 func (s *snapshot) closeLocked() error {
 	var err error
 	if s.write != nil {
-		err = errors.Join(s.write.shutdown(), s.dirty.flush(), s.dirty.close())
+		err = errors.Join(s.write.shutdown(), s.dirty.close())
 		s.write, s.dirty = nil, nil
 	} else if s.p != nil {
 		err = s.p.f.Close()

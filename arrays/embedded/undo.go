@@ -99,7 +99,7 @@ func (k *cut) rejoin() (*mapFile, error) {
 	if err != nil {
 		v.state.Lock()
 		next := v.cur.parts()
-		next.filling = without(next.filling, k.p)
+		next.filling = without(next.filling, k.p) // it was not about to be in sync
 		v.flip(next)
 		v.state.Unlock()
 		return nil, err
