@@ -181,7 +181,7 @@ func TestReplaceIsAtomic(t *testing.T) {
 					t.Fatal(err)
 				}
 				if got := read(fs.Cut(seed), "/r"); got != content && bad == "" {
-					bad = fmt.Sprintf("it holds %q after %q was done", got, stable)
+					bad = fmt.Sprintf("it holds %q after %q was done", got, content)
 				}
 			}
 		}
