@@ -19,7 +19,12 @@
 //   - A region's mark is stable in the intent log before a write to it begins.
 //     After a crash at any point the mirrors are made equal by copying the
 //     marked regions from one of them, while the volume is in use; until that
-//     is done, reads come from that one mirror.
+//     is done, reads come from that one mirror. No more regions are ever marked
+//     on the disk than Options.LogLimit allows (but at least four), while a
+//     split is pending neither: a mark counts until its clearing is stable, and
+//     a write to a further region waits.
+//   - A mirror is in sync, for a crash too, only when all that was synced is
+//     stable on it.
 //   - A mirror that errs is dropped, and that it was is stable before the write
 //     that found it out is acknowledged. The last mirror is never dropped: its
 //     errors are the volume's.
@@ -39,8 +44,21 @@
 //     of the volume's change places, and the catalogue says so in one step.
 //     What was written in an epoch is known from then on by its bitmap, so that
 //     only regions changed on either side are ever copied.
+//   - Files that belong to nothing are in the catalogue's trash from before they
+//     are made until it is stable that they are gone: a crash leaves none.
 //   - Two writes that overlap land in the same order on every mirror.
 //   - Of two daemons on one state directory or pool, the second is refused.
+//
+// # How that is tested
+//
+// TestPowerCuts performs random traces on package disktest, which loses, tears
+// and reorders whatever is not stable, and looks at what a cut at each of their
+// sync points leaves; at some of them the restart is cut as well. Every sector
+// says which write it holds. A failure names the seed and the sync point:
+// CLEAVE_POWERCUT_SEED and CLEAVE_POWERCUT_AT repeat it, as closely as
+// background work allows, and CLEAVE_POWERCUT_CUTS asks for more. In the lab,
+// integration/powercut takes each fsync out of this code and wants those tests
+// to fail. Kills of the process under load are in TestKilledUnderLoad.
 //
 // # Who may call what
 //

@@ -265,7 +265,7 @@ func (s *snapshot) openMaps() (dirty, log *mapFile, err error) {
 		for i := log.next(0); i >= 0; i = log.next(i + 1) {
 			log.clear(i)
 		}
-		err = log.flush()
+		// Need not be stable: after a crash they are added once more.
 	}
 	if err != nil {
 		dirty.close()
