@@ -73,9 +73,10 @@ func lunFor(name string) int {
 }
 
 var (
-	failure = regexp.MustCompile(`(?m)^\s*(?:\[FAILED\].*|.*\.\.\.FAILED.*)$`)
-	skip    = regexp.MustCompile(`\[SKIPPED\].*`)
-	summary = regexp.MustCompile(`(?m)^\s*tests\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)`)
+	failure   = regexp.MustCompile(`(?m)^\s*(?:\[FAILED\].*|.*\.\.\.FAILED.*)$`)
+	assertion = regexp.MustCompile(`(?m)^\s*1\. .*?(\S+\.c:\d+\s.*?)(?:\[FAILED\].*)?$`)
+	skip      = regexp.MustCompile(`\[SKIPPED\].*`)
+	summary   = regexp.MustCompile(`(?m)^\s*tests\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)`)
 )
 
 // runOne runs one test against a LUN.
@@ -97,6 +98,9 @@ func runOne(ctx context.Context, name, url string, limit time.Duration) result {
 		r.outcome, r.why = failed, fmt.Sprintf("no summary: %v: %.120s", err, lastLine(r.output))
 	case s[4] != "0" || s[2] == "0":
 		r.outcome, r.why = failed, strings.TrimSpace(failure.FindString(r.output))
+		if m := assertion.FindStringSubmatch(r.output); m != nil && (r.why == "" || strings.Contains(r.why, m[1])) {
+			r.why = strings.TrimSpace(m[1]) // it has said nothing else
+		}
 	case skip.MatchString(r.output):
 		r.outcome, r.why = skipped, skip.FindString(r.output)
 	default:
