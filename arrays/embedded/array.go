@@ -128,7 +128,10 @@ func Open(ctx context.Context, o Options) (_ *Array, err error) {
 
 // load reads the catalogue and opens the pools.
 func (a *Array) load() error {
-	err := a.store.load()
+	upgraded, err := a.store.load()
+	if upgraded > 0 {
+		a.event(Upgraded, nil, lun.Identity{}, "the records are upgraded from version %d to %d; the old catalogue is kept as %s until the next start", upgraded, catalogVersion, a.store.backup(upgraded))
+	}
 	fresh := isNotExist(err)
 	if fresh {
 		a.store.cur.Store(&catalog{Array: lun.NewIdentity(), Pools: map[string]lun.Identity{}})

@@ -15,7 +15,7 @@ import (
 
 const (
 	catalogKind    = "catalogue"
-	catalogVersion = 1
+	catalogVersion = 2
 )
 
 // catalog is all that the array knows, as one record that is replaced in one
@@ -284,14 +284,20 @@ func checkSize(n int64) error {
 }
 
 func decodeCatalog(b []byte) (*catalog, error) {
-	c := new(catalog)
-	if _, err := decodeRecord(b, catalogKind, catalogVersion, c); err != nil {
-		return nil, err
+	c, _, err := decodeAnyCatalog(b)
+	return c, err
+}
+
+// decodeAnyCatalog reads a catalogue of any version up to ours.
+func decodeAnyCatalog(b []byte) (c *catalog, version int, err error) {
+	c = new(catalog)
+	if version, err = decodeRecord(b, catalogKind, catalogVersion, c); err != nil {
+		return nil, 0, err
 	}
 	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("%s record: %w", catalogKind, err)
+		return nil, 0, fmt.Errorf("%s record: %w", catalogKind, err)
 	}
-	return c, nil
+	return c, version, nil
 }
 
 func isNotExist(err error) bool { return errors.Is(err, os.ErrNotExist) }

@@ -275,6 +275,7 @@ func (x *exchange) commit() error {
 		v.state.Unlock()
 		return err
 	}
+	a.labels.writeVolume(v.id) // before mirrors are written to, they no longer say that they are in sync
 	old := v.flip(epoch0{insync: []*plex{x.in}, filling: x.stay, dirty: x.dirty, missed: cur.missed})
 	v.state.Unlock()
 	<-old.idle

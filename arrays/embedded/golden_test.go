@@ -212,11 +212,46 @@ func TestGoldenV1(t *testing.T) {
 			}
 		}
 		checkGoldenVolumes(t, a)
+		if _, err := os.Stat(a.store.backup(1)); (err == nil) != (round == 0) || ev.count(Upgraded) > 1-round {
+			t.Errorf("round %d: the old catalogue: %v; events %+v", round, err, ev.events)
+		}
 		if err := a.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if want := 1 - round; ev.count(SplitUndone) != want || ev.count(MapDamaged) != 0 || ev.count(MirrorDropped) != 0 {
 			t.Errorf("round %d: events %+v", round, ev.events)
+		}
+	}
+}
+
+// A program that is older than the records says so and touches nothing.
+func TestNewerRecordsAreRefused(t *testing.T) {
+	o := options(testDir(t))
+	a := open(t, o)
+	a.Close()
+	path := filepath.Join(o.StateDir, "catalogue.json")
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body, _ := bytes.Cut(good, []byte("\n"))
+	newer, err := encodeRecord(catalogKind, catalogVersion+1, rawJSON(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown, err := encodeRecord(catalogKind, catalogVersion, rawJSON(bytes.Replace(body, []byte("{"), []byte(`{"colour":"blue",`), 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, b := range map[string][]byte{"newer than this program": newer, "unknown field": unknown} {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("want %q: %v", want, err)
+		}
+		if now, _ := os.ReadFile(path); !bytes.Equal(now, b) {
+			t.Error("the record was changed")
 		}
 	}
 }

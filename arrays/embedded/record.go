@@ -29,7 +29,9 @@ func encodeRecord(kind string, version int, v any) ([]byte, error) {
 }
 
 // decodeRecord reads a record of the kind into v. Versions after newest are
-// refused; the version found is returned, so that older ones can be upgraded.
+// refused, and so is a field that this program does not know: to leave it out
+// would lose what somebody meant. The version found is returned, so that older
+// ones can be upgraded: what they lack is zero in v.
 func decodeRecord(b []byte, kind string, newest int, v any) (version int, err error) {
 	head, body, ok := bytes.Cut(b, []byte("\n"))
 	f := strings.Split(string(head[:min(len(head), 100)]), " ")
@@ -47,6 +49,7 @@ func decodeRecord(b []byte, kind string, newest int, v any) (version int, err er
 		return 0, fmt.Errorf("%s record: damaged: checksum is %.20q, its content's is %s", kind, f[3], want)
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
 		return 0, fmt.Errorf("%s record: %w", kind, err)
 	}

@@ -73,6 +73,7 @@ func (v *volume) takeBack(s *snapshot) error {
 	v.a.mu.Lock()
 	delete(v.a.snaps, s.id)
 	v.a.mu.Unlock()
+	v.a.labels.writeVolume(v.id) // before it is written to, it no longer says that it is a split
 
 	return v.takeIn(p, todo, func() {
 		v.a.scrap(v.a.mapPath(splitMapName(p.id)))

@@ -105,16 +105,33 @@ func (s *store) replace(next *catalog) error {
 	return nil
 }
 
-// load reads the catalogue; os.ErrNotExist if there is none.
-func (s *store) load() error {
+// load reads the catalogue; os.ErrNotExist if there is none. One of an older
+// version is kept beside, under a name that ends in its version, and is written
+// in ours by the next update; upgraded is its version. It is removed by the
+// start after that: by then ours has been read.
+func (s *store) load() (upgraded int, err error) {
 	b, err := disk.ReadFile(s.fs, s.path, maxRecord)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	c, err := decodeCatalog(b)
+	c, version, err := decodeAnyCatalog(b)
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.path, err)
+		return 0, fmt.Errorf("%s: %w", s.path, err)
+	}
+	if version < catalogVersion {
+		if err := disk.Replace(s.fs, s.backup(version), b); err != nil {
+			return 0, fmt.Errorf("keeping the catalogue of version %d: %w", version, err)
+		}
+		upgraded = version
+	} else {
+		for v := 1; v < catalogVersion; v++ {
+			if err := s.fs.Remove(s.backup(v)); err != nil && !isNotExist(err) {
+				return 0, fmt.Errorf("removing the catalogue of version %d: %w", v, err)
+			}
+		}
 	}
 	s.cur.Store(c)
-	return nil
+	return upgraded, nil
 }
+
+func (s *store) backup(version int) string { return fmt.Sprintf("%s.v%d", s.path, version) }

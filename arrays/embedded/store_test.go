@@ -74,7 +74,7 @@ func TestStoreTogether(t *testing.T) {
 		t.Errorf("%d writes of the catalogue, want 2", fs.renames)
 	}
 	again := &store{fs: fs, path: s.path}
-	if err := again.load(); err != nil {
+	if _, err := again.load(); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []*catalog{s.read(), again.read()} {

@@ -215,7 +215,7 @@ func (a *Array) createPlex(m *mirrorRecord, size int64) (*plex, error) {
 func (v *volume) recordDrop(p *plex, cause error) error {
 	known := v.startMissed(p) && !errors.Is(cause, errCut)
 	id, size := fileID(p.f), v.size.Load()
-	return v.a.change(func(c *catalog) error {
+	err := v.a.change(func(c *catalog) error {
 		r := c.volume(v.id)
 		if r == nil {
 			return nil
@@ -228,6 +228,12 @@ func (v *volume) recordDrop(p *plex, cause error) error {
 		r.noteUnmirrored(v.a.o.Now())
 		return nil
 	})
+	if err == nil {
+		// Before anything is acknowledged that the lost mirror has not: were the
+		// catalogue lost as well, its label alone would still claim to be in sync.
+		v.a.labels.writeVolume(v.id)
+	}
+	return err
 }
 
 // onDrop follows once the volume goes on without the mirror.
