@@ -17,11 +17,13 @@ import (
 
 	"github.com/cleave-san/cleave/integration/bench"
 	"github.com/cleave-san/cleave/integration/bench/embedded"
+	"github.com/cleave-san/cleave/integration/bench/iscsi"
 )
 
 // families are run in this order.
 var families = []func(bench.Options) bench.Family{
 	embedded.Family,
+	iscsi.Family,
 }
 
 func main() {

@@ -1,0 +1,79 @@
+package iscsi
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// perfSeconds is how long iscsi-perf runs; it counts in whole seconds.
+const perfSeconds = 2
+
+// run performs the load once, and returns how many requests it made in how many
+// seconds.
+func (l load) run(ctx context.Context, tool string, s server) (requests, seconds float64, err error) {
+	if l.perf {
+		return l.runPerf(ctx, tool, s)
+	}
+	opts := fmt.Sprintf("driver=raw,file.driver=iscsi,file.transport=tcp,file.portal=%s,file.target=%s,file.lun=%d,file.initiator-name=%s",
+		s.portal, s.iqn, s.lun, initiator)
+	args := []string{"bench", "-c", strconv.Itoa(l.count), "-d", strconv.Itoa(l.depth), "-s", strconv.Itoa(l.block), "-t", "none"}
+	if l.write {
+		args = append(args, "-w")
+	}
+	if l.random {
+		args = append(args, "-S", strconv.Itoa(l.block*7919))
+	}
+	if s.user != "" {
+		args = append(args, "--object", "secret,id=chap,format=raw,file="+s.secretFile)
+		opts += ",file.user=" + s.user + ",file.password-secret=chap"
+	}
+	if l.digest {
+		opts += ",file.header-digest=crc32c"
+	}
+	out, err := output(ctx, tool, append(args, "--image-opts", opts)...)
+	if err != nil {
+		return 0, 0, err
+	}
+	m := completed.FindStringSubmatch(out)
+	if m == nil {
+		return 0, 0, fmt.Errorf("no time in %.200q", out)
+	}
+	if seconds, err = strconv.ParseFloat(m[1], 64); err != nil {
+		return 0, 0, err
+	}
+	return float64(l.count), seconds, nil
+}
+
+var (
+	completed = regexp.MustCompile(`Run completed in ([0-9.]+) seconds`)
+	average   = regexp.MustCompile(`iops average ([0-9]+) `)
+)
+
+func (l load) runPerf(ctx context.Context, tool string, s server) (requests, seconds float64, err error) {
+	out, err := output(ctx, tool, "-i", initiator, "-r", "-t", strconv.Itoa(perfSeconds), "-m", strconv.Itoa(l.depth),
+		"-b", strconv.Itoa(l.block/512), fmt.Sprintf("iscsi://%s/%s/%d", s.portal, s.iqn, s.lun))
+	if err != nil {
+		return 0, 0, err
+	}
+	all := average.FindAllStringSubmatch(out, -1)
+	if len(all) == 0 {
+		return 0, 0, fmt.Errorf("no rate in %.200q", out)
+	}
+	rate, err := strconv.ParseFloat(all[len(all)-1][1], 64)
+	return rate * perfSeconds, perfSeconds, err
+}
+
+func output(ctx context.Context, tool string, args ...string) (string, error) {
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, tool, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%w: %.300s", err, strings.TrimSpace(errs.String()))
+	}
+	return out.String(), nil
+}
