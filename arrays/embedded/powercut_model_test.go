@@ -435,7 +435,7 @@ func (m *pcModel) checkSplit(s *pcSplit, ceiling uint32, contents [][]byte) (exa
 // newer than c; last is the last write that v may be.
 func (m *pcModel) inPrefix(hist []uint32, v, last, c uint32) bool {
 	i := len(hist) - 1
-	for hist[i] > c {
+	for i > 0 && hist[i] > c { // the first was there before any writer
 		i--
 	}
 	same := func(k uint32) bool { return k == v || v == 0 && m.zeroes(k) }
