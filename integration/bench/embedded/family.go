@@ -13,6 +13,6 @@ import (
 func Family(o bench.Options) bench.Family {
 	return bench.Family{
 		Name:       "embedded",
-		Benchmarks: slices.Concat(holds(o)),
+		Benchmarks: slices.Concat(holds(o), writes(), reads(), resyncs()),
 	}
 }
