@@ -26,7 +26,11 @@ type host struct {
 }
 
 // modules of the VM: the kernel's initiator, and what multipath stands on.
-var modules = []string{"iscsi_tcp", "sg", "dm-multipath", "dm-round-robin", "dm-service-time", "scsi_dh_alua"}
+// With target_core_pscsi and iscsi_target_mod it passes LUNs on (LIO).
+var modules = []string{
+	"iscsi_tcp", "sg", "dm-multipath", "dm-round-robin", "dm-service-time", "scsi_dh_alua",
+	"target_core_pscsi", "iscsi_target_mod",
+}
 
 // newArray starts an array with so many portals.
 func newArray(t *testing.T, portals int) (context.Context, *stage.Stage) {
@@ -59,7 +63,7 @@ func newArray(t *testing.T, portals int) (context.Context, *stage.Stage) {
 // newHost boots a VM with udev, iscsid and multipathd, which know nobody yet.
 func newHost(ctx context.Context, t *testing.T, s *stage.Stage, disks ...lab.Disk) *host {
 	t.Helper()
-	vm, err := lab.Boot(ctx, lab.VM{Name: "host", Kind: lab.Proof, Modules: modules, CPUs: 2, Disks: disks})
+	vm, err := lab.Boot(ctx, lab.VM{Name: "host", Kind: lab.Proof, Modules: modules, CPUs: 2, Disks: disks, Forward: []int{lioPort, tgtdPort}})
 	if err != nil {
 		t.Fatal(err)
 	}
