@@ -160,6 +160,7 @@ func (p *plane) routes() http.Handler {
 		}
 		return nil, p.array.RemoveMirror(r.Context(), vol(r), m)
 	})
+	on("POST /volumes/{id}/repair", func(r *http.Request) (any, error) { return p.repair(r.Context(), vol(r)) })
 	on("GET /volumes/{id}/in-sync", func(r *http.Request) (any, error) { return nil, p.array.WaitInSync(r.Context(), vol(r)) })
 
 	on("POST /resolve", with(func(r *http.Request, in driver.Disk) (any, error) { return p.resolve(r.Context(), in) }))
@@ -180,6 +181,7 @@ func (p *plane) routes() http.Handler {
 	on("DELETE /snapshots/{id}", func(r *http.Request) (any, error) { return nil, p.array.Delete(r.Context(), snap(r)) })
 	on("POST /snapshots/{id}/resync", func(r *http.Request) (any, error) { return nil, p.array.Resync(r.Context(), snap(r)) })
 	on("POST /snapshots/{id}/revert", func(r *http.Request) (any, error) { return p.revert(r.Context(), snap(r)) })
+	on("POST /snapshots/{id}/reverse", func(r *http.Request) (any, error) { return p.array.Reverse(r.Context(), snap(r)) })
 	on("POST /snapshots/{id}/break", with(func(r *http.Request, in remote.BreakRequest) (any, error) {
 		return p.breakOff(r.Context(), snap(r), in.Name)
 	}))
@@ -227,7 +229,8 @@ func (p *plane) reply(w http.ResponseWriter, v any, err error) {
 	status := http.StatusOK
 	if err != nil {
 		k := p.array.Kind(err)
-		v, status = remote.Fault{Error: err.Error(), Kind: k.String()}, statusOf(k)
+		text := strings.ReplaceAll(err.Error(), "\n", "; ") // errors that were joined
+		v, status = remote.Fault{Error: text, Kind: k.String()}, statusOf(k)
 	}
 	b, err := json.Marshal(v)
 	if err != nil {

@@ -87,6 +87,17 @@ func (p *plane) resize(ctx context.Context, ref driver.VolumeID, size int64) (re
 	return p.volume(v), err
 }
 
+func (p *plane) repair(ctx context.Context, ref driver.VolumeID) (remote.Volume, error) {
+	if err := p.array.RepairVolume(ctx, ref); err != nil {
+		return remote.Volume{}, err
+	}
+	v, err := p.array.VolumeInfo(ref)
+	if err != nil {
+		return remote.Volume{}, err
+	}
+	return p.volume(v), nil
+}
+
 func (p *plane) exposeSnapshot(id driver.SnapshotID, o driver.ExposeOptions) (driver.Path, error) {
 	who, err := names(o.Initiators)
 	if err != nil {

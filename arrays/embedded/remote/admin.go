@@ -99,6 +99,14 @@ func (c *Client) RemoveMirror(ctx context.Context, v driver.VolumeID, m lun.Iden
 	return c.call(ctx, fmt.Sprintf("removing mirror %s of volume %q", m, v), http.MethodDelete, "/volumes/"+esc(v)+"/mirrors/"+m.String(), nil, nil)
 }
 
+// RepairVolume replaces what is broken or missing of a volume's mirrors, and
+// returns when the copying has begun. What can't be repaired is in the error;
+// the rest is.
+func (c *Client) RepairVolume(ctx context.Context, v driver.VolumeID) (info Volume, err error) {
+	err = c.call(ctx, fmt.Sprintf("repairing the mirrors of volume %q", v), http.MethodPost, "/volumes/"+esc(v)+"/repair", nil, &info)
+	return info, err
+}
+
 // WaitInSync returns when nothing is being copied to the volume's mirrors.
 func (c *Client) WaitInSync(ctx context.Context, v driver.VolumeID) error {
 	return c.call(ctx, fmt.Sprintf("waiting for volume %q", v), http.MethodGet, "/volumes/"+esc(v)+"/in-sync", nil, nil)

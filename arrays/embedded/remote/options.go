@@ -37,6 +37,13 @@ func (c *Client) Revert(ctx context.Context, s driver.SnapshotID) (safe driver.S
 	return safe, err
 }
 
+// Reverse exchanges the contents of a volume and a split of it. What the volume
+// held is the snapshot returned, with the tag of the one that is used up.
+func (c *Client) Reverse(ctx context.Context, s driver.SnapshotID) (other driver.Snapshot, err error) {
+	err = c.call(ctx, fmt.Sprintf("reversing snapshot %s", s), http.MethodPost, "/snapshots/"+esc(s)+"/reverse", nil, &other)
+	return other, err
+}
+
 // Break implements driver.Breaker.
 func (c *Client) Break(ctx context.Context, s driver.SnapshotID, name string) (v driver.Volume, err error) {
 	err = c.call(ctx, fmt.Sprintf("breaking snapshot %s off as %q", s, name), http.MethodPost, "/snapshots/"+esc(s)+"/break", BreakRequest{name}, &v)

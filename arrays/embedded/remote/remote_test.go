@@ -71,6 +71,8 @@ func TestLostReplies(t *testing.T) {
 				"Publish": {two(c.Publish(t.Context(), Publication{})), driver.OutcomeUnknown},
 				"Commit":  {two(c.Commit(t.Context(), "t")), driver.OutcomeUnknown},
 				"Revert":  {two(c.Revert(t.Context(), "s")), driver.OutcomeUnknown},
+				"Reverse": {two(c.Reverse(t.Context(), "s")), driver.OutcomeUnknown},
+				"Repair":  {two(c.RepairVolume(t.Context(), "v")), driver.OutcomeUnknown},
 				"Break":   {two(c.Break(t.Context(), "s", "n")), driver.OutcomeUnknown},
 				"Changes": {two(c.Changes(t.Context(), "v", "s", "")), driver.Unreachable},
 				"Resolve": {two(c.Resolve(t.Context(), driver.Disk{})), driver.Unreachable},
