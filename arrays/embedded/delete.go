@@ -48,6 +48,7 @@ func (a *Array) deleteVolume(v *volume) error {
 	a.mu.Lock()
 	delete(a.volumes, v.id)
 	a.mu.Unlock()
+	v.stopScrub()
 	v.stopFills()
 	if err := v.shut(); err != nil {
 		a.o.Logger.Warn("closing a deleted volume", "volume", v.name, "error", err)
@@ -61,6 +62,17 @@ func (a *Array) deleteVolume(v *volume) error {
 	}
 	a.discard(files)
 	return nil
+}
+
+// stopScrub ends a scrub that is under way.
+func (v *volume) stopScrub() {
+	v.mu.Lock()
+	s := v.scrub
+	v.mu.Unlock()
+	if s != nil {
+		s.cancel(errScrubStopped)
+		<-s.done
+	}
 }
 
 // stopFills ends all copying to the volume's mirrors.

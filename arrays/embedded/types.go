@@ -96,6 +96,9 @@ type VolumeInfo struct {
 	Remaining time.Duration `json:"remaining,omitempty"`
 	// Recovering is how many bytes remain to be compared after a crash.
 	Recovering int64 `json:"recovering,omitempty"`
+	// Scrub is the one under way, or the last since Open, without its list of
+	// differences; nil if there was none.
+	Scrub *ScrubReport `json:"scrub,omitempty"`
 	// UsedBy names who has it open.
 	UsedBy []string `json:"usedBy,omitempty"`
 }

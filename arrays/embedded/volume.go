@@ -39,6 +39,7 @@ type volume struct {
 	missed  map[lun.Identity]*mapFile // by broken mirror: what it misses
 	fills   map[lun.Identity]*fill
 	users   map[*Volume]string
+	scrub   *scrub        // under way, or the last since Open
 	changed chan struct{} // closed and replaced when a mirror's state changes
 	gone    bool
 	blocked string // what keeps the volume from being opened, empty if nothing
@@ -357,6 +358,10 @@ func (v *volume) info(c *catalog, now time.Time) (VolumeInfo, bool) {
 	}
 	for _, by := range v.users {
 		info.UsedBy = append(info.UsedBy, by)
+	}
+	if v.scrub != nil {
+		rep := v.scrub.report(false)
+		info.Scrub = &rep
 	}
 	v.mu.Unlock()
 	slices.Sort(info.UsedBy)

@@ -40,10 +40,43 @@ func volume(v remote.Volume) cli.Volume {
 	for _, id := range v.Snapshots {
 		out.Snapshots = append(out.Snapshots, string(id))
 	}
+	if v.Scrub != nil {
+		s := scrub(*v.Scrub)
+		out.Scrub = &s
+	}
 	if l := v.LUN; l != nil {
 		out.LUN = &cli.Exposed{IQN: l.IQN, LUN: l.LUN, Portals: l.Portals, Initiators: l.Initiators, ReadOnly: !l.Writable}
 	}
 	return out
+}
+
+func scrub(r remote.Scrub) cli.Scrub {
+	out := cli.Scrub{
+		Begun: r.Begun, Ended: r.Ended, Repair: r.Repair, Size: r.Size, Done: r.Done, Compared: r.Compared, Mirrors: r.Mirrors,
+		Differing: r.Differing, Repaired: r.Repaired, Places: r.Places, Remaining: r.Remaining, Reason: r.Reason,
+	}
+	for _, d := range r.Differences {
+		x := cli.ScrubDifference{Off: d.Off, Len: d.Len, Repaired: d.Repaired}
+		for _, m := range d.Mirrors {
+			x.Mirrors = append(x.Mirrors, cli.ScrubMirror{ID: m.ID.String(), Pool: m.Pool, SHA256: m.SHA256})
+		}
+		out.Differences = append(out.Differences, x)
+	}
+	return out
+}
+
+func (s storage) StartScrub(ctx context.Context, name string, repair bool) (cli.Volume, error) {
+	v, err := s.Client.StartScrub(ctx, driver.VolumeID(name), repair)
+	return volume(v), err
+}
+
+func (s storage) WaitScrub(ctx context.Context, name string) (cli.Scrub, error) {
+	r, err := s.Client.WaitScrub(ctx, driver.VolumeID(name))
+	return scrub(r), err
+}
+
+func (s storage) StopScrub(ctx context.Context, name string) error {
+	return s.Client.StopScrub(ctx, driver.VolumeID(name))
 }
 
 // one describes a volume after it was changed.

@@ -302,6 +302,40 @@ func (f *fakeStorage) UnexposeVolume(_ context.Context, name string) error {
 	return err
 }
 
+func (f *fakeStorage) StartScrub(_ context.Context, name string, repair bool) (Volume, error) {
+	return f.volume(name, func(v *Volume) error {
+		v.Scrub = &Scrub{Begun: at(0), Repair: repair, Size: v.Size, Done: v.Size / 4, Mirrors: len(v.Mirrors), Remaining: time.Minute}
+		return nil
+	})
+}
+
+// WaitScrub finds a difference on every volume of which three mirrors know what
+// is right.
+func (f *fakeStorage) WaitScrub(_ context.Context, name string) (Scrub, error) {
+	v, err := f.volume(name, func(v *Volume) error {
+		s := v.Scrub
+		s.Ended, s.Done, s.Compared, s.Remaining, s.Places, s.Differing = at(0), v.Size, v.Size, 0, 1, 4096
+		d := ScrubDifference{Off: 8192, Len: 4096, Repaired: s.Repair && len(v.Mirrors) > 2}
+		if d.Repaired {
+			s.Repaired = d.Len
+		}
+		for i, m := range v.Mirrors {
+			d.Mirrors = append(d.Mirrors, ScrubMirror{ID: m.ID, Pool: m.Pool, SHA256: fmt.Sprint("sum", min(i, 1))})
+		}
+		s.Differences = []ScrubDifference{d}
+		return nil
+	})
+	if err != nil {
+		return Scrub{}, err
+	}
+	return *v.Scrub, nil
+}
+
+func (f *fakeStorage) StopScrub(_ context.Context, name string) error {
+	_, err := f.volume(name, func(v *Volume) error { v.Scrub = nil; return nil })
+	return err
+}
+
 func (f *fakeStorage) AddMirror(_ context.Context, name, pool string) (Volume, error) {
 	return f.volume(name, func(v *Volume) error {
 		v.Wanted++

@@ -150,6 +150,11 @@ type Storage interface {
 	DeleteVolume(ctx context.Context, name string) error
 	ExposeVolume(ctx context.Context, name string, initiators []string, readOnly bool) (Volume, error)
 	UnexposeVolume(ctx context.Context, name string) error
+	// StartScrub begins to compare a volume's mirrors, WaitScrub returns what
+	// that came to, and StopScrub ends it early.
+	StartScrub(ctx context.Context, name string, repair bool) (Volume, error)
+	WaitScrub(ctx context.Context, name string) (Scrub, error)
+	StopScrub(ctx context.Context, name string) error
 
 	AddMirror(ctx context.Context, volume, pool string) (Volume, error)
 	RemoveMirror(ctx context.Context, volume, mirror string) (Volume, error)
@@ -178,7 +183,42 @@ type Volume struct {
 	Snapshots []string  `json:"snapshots,omitempty"`
 	UsedBy    []string  `json:"usedBy,omitempty"`
 	Created   time.Time `json:"created,omitzero"`
+	Scrub     *Scrub    `json:"scrub,omitempty"` // under way, or the last
 	LUN       *Exposed  `json:"lun,omitempty"`
+}
+
+// Scrub is a comparison of a volume's mirrors. Sizes are bytes.
+type Scrub struct {
+	Begun  time.Time `json:"begun"`
+	Ended  time.Time `json:"ended,omitzero"` // zero while it is under way
+	Repair bool      `json:"repair,omitempty"`
+
+	Size     int64 `json:"size"`
+	Done     int64 `json:"done"`     // gone through
+	Compared int64 `json:"compared"` // read; the rest of Done are holes in all mirrors
+	Mirrors  int   `json:"mirrors"`
+
+	Differing   int64             `json:"differing"`
+	Repaired    int64             `json:"repaired"`
+	Places      int64             `json:"places"`
+	Differences []ScrubDifference `json:"differences,omitempty"` // the first places
+	Remaining   time.Duration     `json:"remaining,omitempty"`
+	Reason      string            `json:"reason,omitempty"` // why it ended early
+}
+
+// ScrubDifference is a place at which mirrors differ, with what each held.
+type ScrubDifference struct {
+	Off      int64         `json:"off"`
+	Len      int64         `json:"len"`
+	Mirrors  []ScrubMirror `json:"mirrors"`
+	Repaired bool          `json:"repaired,omitempty"`
+}
+
+// ScrubMirror is what a mirror held.
+type ScrubMirror struct {
+	ID     string `json:"id"`
+	Pool   string `json:"pool"`
+	SHA256 string `json:"sha256"` // hex
 }
 
 // Mirror is one synchronised, or synchronising, copy of a volume.

@@ -23,7 +23,7 @@ kept equal. A snapshot set splits one of them off.`,
   cleave volume expose db --to iqn.1993-08.org.debian:01:host1
   cleave volume list`,
 	}
-	c.AddCommand(a.volumeCreateCommand(), a.volumeListCommand(), a.volumeShowCommand(), a.volumeResizeCommand(), a.volumeSetCommand(),
+	c.AddCommand(a.volumeCreateCommand(), a.volumeListCommand(), a.volumeShowCommand(), a.volumeResizeCommand(), a.volumeSetCommand(), a.volumeScrubCommand(),
 		a.volumeDeleteCommand(), a.volumeExposeCommand(), a.volumeUnexposeCommand())
 	return c
 }
@@ -82,6 +82,7 @@ func volumeResult(v Volume) result {
 		line("splits by", v.Policy)
 		line("splits", strings.Join(v.Snapshots, ", "))
 		line("used by", strings.Join(v.UsedBy, ", "))
+		line("scrub", scrubText(v.Scrub))
 		if v.LUN != nil {
 			l := orchestrator.LUN{Portals: v.LUN.Portals, IQN: v.LUN.IQN, LUN: v.LUN.LUN}
 			line("url", iscsiURL(l))

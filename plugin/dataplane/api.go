@@ -177,6 +177,10 @@ func (p *plane) routes() http.Handler {
 	}))
 	on("GET /lookup", func(r *http.Request) (any, error) { return p.array.Lookup(r.Context(), driver.Tag(r.FormValue("tag"))) })
 
+	on("POST /volumes/{id}/scrub", with(func(r *http.Request, in remote.ScrubRequest) (any, error) { return p.startScrub(vol(r), in) }))
+	on("GET /volumes/{id}/scrub", func(r *http.Request) (any, error) { return p.waitScrub(r.Context(), vol(r)) })
+	on("DELETE /volumes/{id}/scrub", func(r *http.Request) (any, error) { return nil, p.array.StopScrub(vol(r)) })
+
 	on("GET /snapshots", func(*http.Request) (any, error) { return p.snapshots(), nil })
 	on("DELETE /snapshots/{id}", func(r *http.Request) (any, error) { return nil, p.array.Delete(r.Context(), snap(r)) })
 	on("POST /snapshots/{id}/resync", func(r *http.Request) (any, error) { return nil, p.array.Resync(r.Context(), snap(r)) })

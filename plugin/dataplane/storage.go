@@ -18,6 +18,10 @@ func (p *plane) volume(v embedded.VolumeInfo) remote.Volume {
 		Policy: string(v.Policy),
 		LUN:    p.exposed(kindVolume, string(v.ID)),
 	}
+	if v.Scrub != nil {
+		s := scrubReport(*v.Scrub)
+		out.Scrub = &s
+	}
 	for _, m := range v.Replicas {
 		out.Replicas = append(out.Replicas, remote.Mirror(m))
 	}

@@ -112,6 +112,26 @@ func (c *Client) WaitInSync(ctx context.Context, v driver.VolumeID) error {
 	return c.call(ctx, fmt.Sprintf("waiting for volume %q", v), http.MethodGet, "/volumes/"+esc(v)+"/in-sync", nil, nil)
 }
 
+// StartScrub begins to compare a volume's mirrors while it is in use. A volume
+// that is being scrubbed is Busy.
+func (c *Client) StartScrub(ctx context.Context, v driver.VolumeID, repair bool) (info Volume, err error) {
+	err = c.call(ctx, fmt.Sprintf("scrubbing volume %q", v), http.MethodPost, "/volumes/"+esc(v)+"/scrub", ScrubRequest{repair}, &info)
+	return info, err
+}
+
+// WaitScrub returns what the scrub under way comes to, or the last one came to
+// that ended by itself. One that ended early is an error. The scrub goes on if
+// ctx ends.
+func (c *Client) WaitScrub(ctx context.Context, v driver.VolumeID) (s Scrub, err error) {
+	err = c.call(ctx, fmt.Sprintf("waiting for the scrub of volume %q", v), http.MethodGet, "/volumes/"+esc(v)+"/scrub", nil, &s)
+	return s, err
+}
+
+// StopScrub ends a scrub. If none is under way, that is success.
+func (c *Client) StopScrub(ctx context.Context, v driver.VolumeID) error {
+	return c.call(ctx, fmt.Sprintf("stopping the scrub of volume %q", v), http.MethodDelete, "/volumes/"+esc(v)+"/scrub", nil, nil)
+}
+
 // Snapshots lists all splits.
 func (c *Client) Snapshots(ctx context.Context) (ss []Snapshot, err error) {
 	err = c.call(ctx, "listing snapshots", http.MethodGet, "/snapshots", nil, &ss)

@@ -23,7 +23,47 @@ type Volume struct {
 	// Policy says what splits of it are made of: "mirror", "reflink" or "auto".
 	Policy string   `json:"policy"`
 	UsedBy []string `json:"usedBy,omitempty"`
-	LUN    *LUN     `json:"lun,omitempty"`
+	// Scrub is the one under way, or the last since the data plane's start,
+	// without its list of differences.
+	Scrub *Scrub `json:"scrub,omitempty"`
+	LUN   *LUN   `json:"lun,omitempty"`
+}
+
+// Scrub is a comparison of a volume's mirrors. Sizes are bytes.
+type Scrub struct {
+	Begun  time.Time `json:"begun"`
+	Ended  time.Time `json:"ended,omitzero"` // zero while it is under way
+	Repair bool      `json:"repair,omitempty"`
+	// Done of Size are gone through, Compared of them were read: the rest are
+	// holes in all mirrors.
+	Size     int64 `json:"size"`
+	Done     int64 `json:"done"`
+	Compared int64 `json:"compared"`
+	Mirrors  int   `json:"mirrors"`
+	// Differing bytes at so many Places, of which Repaired are equal now.
+	// Differences are the first places.
+	Differing   int64         `json:"differing"`
+	Repaired    int64         `json:"repaired"`
+	Places      int64         `json:"places"`
+	Differences []Difference  `json:"differences,omitempty"`
+	Rate        int64         `json:"rate,omitempty"` // bytes a second now
+	Remaining   time.Duration `json:"remaining,omitempty"`
+	Reason      string        `json:"reason,omitempty"` // why it ended early
+}
+
+// Difference is a place at which mirrors differ.
+type Difference struct {
+	Off      int64        `json:"off"`
+	Len      int64        `json:"len"`
+	Mirrors  []MirrorHash `json:"mirrors"`
+	Repaired bool         `json:"repaired,omitempty"`
+}
+
+// MirrorHash is what a mirror held there.
+type MirrorHash struct {
+	ID     lun.Identity `json:"id"`
+	Pool   string       `json:"pool"`
+	SHA256 string       `json:"sha256"` // hex
 }
 
 // Mirror is one mirror of a volume.
@@ -220,4 +260,10 @@ type BreakRequest struct {
 type ChangesRequest struct {
 	From driver.SnapshotID `json:"from"`
 	To   driver.SnapshotID `json:"to"`
+}
+
+// ScrubRequest asks for a scrub.
+type ScrubRequest struct {
+	// Repair copies what the majority of at least three mirrors holds.
+	Repair bool `json:"repair,omitempty"`
 }
