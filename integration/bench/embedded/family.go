@@ -11,8 +11,10 @@ import (
 
 // Family gives the benchmarks of the embedded array.
 func Family(o bench.Options) bench.Family {
+	lvm, closeLVM := lvmRows(o)
 	return bench.Family{
 		Name:       "embedded",
-		Benchmarks: slices.Concat(holds(o), writes(), reads(), resyncs()),
+		Benchmarks: slices.Concat(holds(o), writes(), reads(), resyncs(), lvm),
+		Close:      closeLVM,
 	}
 }
