@@ -6,7 +6,6 @@ import (
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
-	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/plugin/cli"
 )
 
@@ -30,11 +29,13 @@ func (s storage) Volumes(ctx context.Context) ([]cli.Volume, error) {
 func volume(v remote.Volume) cli.Volume {
 	out := cli.Volume{
 		Name: v.Name, ID: string(v.ID), Size: v.Size, NAA: v.Identity.NAAString(), State: string(v.State),
-		Wanted: v.Wanted, Policy: v.Policy, UsedBy: v.UsedBy, Created: v.Created, Mirrors: []cli.Mirror{},
+		Wanted: v.Wanted, Policy: v.Policy, UsedBy: v.UsedBy, Created: v.Created, Mirrors: []cli.Mirror{}, LUN: exposed(v.LUN),
+		UnmirroredSince: v.UnmirroredSince, Remaining: v.Remaining, Recovering: v.Recovering,
 	}
 	for _, m := range v.Replicas {
 		out.Mirrors = append(out.Mirrors, cli.Mirror{
-			ID: m.ID.String(), Pool: m.Pool, File: m.File, State: string(m.State), Reason: m.Reason, Copied: m.Copied, ToCopy: m.ToCopy,
+			ID: m.ID.String(), Pool: m.Pool, File: m.File, State: string(m.State), Reason: m.Reason,
+			Copied: m.Copied, ToCopy: m.ToCopy, Rate: m.Rate, Remaining: m.Remaining,
 		})
 	}
 	for _, id := range v.Snapshots {
@@ -43,9 +44,6 @@ func volume(v remote.Volume) cli.Volume {
 	if v.Scrub != nil {
 		s := scrub(*v.Scrub)
 		out.Scrub = &s
-	}
-	if l := v.LUN; l != nil {
-		out.LUN = &cli.Exposed{IQN: l.IQN, LUN: l.LUN, Portals: l.Portals, Initiators: l.Initiators, ReadOnly: !l.Writable}
 	}
 	return out
 }
@@ -77,6 +75,13 @@ func (s storage) WaitScrub(ctx context.Context, name string) (cli.Scrub, error) 
 
 func (s storage) StopScrub(ctx context.Context, name string) error {
 	return s.Client.StopScrub(ctx, driver.VolumeID(name))
+}
+
+func exposed(l *remote.LUN) *cli.Exposed {
+	if l == nil {
+		return nil
+	}
+	return &cli.Exposed{IQN: l.IQN, LUN: l.LUN, Portals: l.Portals, Initiators: l.Initiators, ReadOnly: !l.Writable}
 }
 
 // one describes a volume after it was changed.
@@ -120,23 +125,6 @@ func (s storage) ExposeVolume(ctx context.Context, name string, initiators []str
 
 func (s storage) UnexposeVolume(ctx context.Context, name string) error {
 	return s.Client.UnexposeVolume(ctx, driver.VolumeID(name))
-}
-
-func (s storage) AddMirror(ctx context.Context, name, pool string) (cli.Volume, error) {
-	_, err := s.Client.AddMirror(ctx, driver.VolumeID(name), pool)
-	return s.one(ctx, name, err)
-}
-
-func (s storage) RemoveMirror(ctx context.Context, name, mirror string) (cli.Volume, error) {
-	id, err := lun.ParseIdentity(mirror)
-	if err != nil {
-		return cli.Volume{}, driver.Errorf(driver.InvalidRequest, "mirror: %w", err)
-	}
-	return s.one(ctx, name, s.Client.RemoveMirror(ctx, driver.VolumeID(name), id))
-}
-
-func (s storage) Resync(ctx context.Context, snapshot string) error {
-	return s.Client.Resync(ctx, driver.SnapshotID(snapshot))
 }
 
 func (s storage) Initiators(ctx context.Context) ([]cli.Initiator, error) {

@@ -227,6 +227,7 @@ type fakeStorage struct {
 	volumes    []Volume
 	initiators []Initiator
 	secrets    map[string]string
+	splits     []Split
 }
 
 func (f *fakeStorage) Close() error { return nil }
@@ -335,24 +336,6 @@ func (f *fakeStorage) StopScrub(_ context.Context, name string) error {
 	_, err := f.volume(name, func(v *Volume) error { v.Scrub = nil; return nil })
 	return err
 }
-
-func (f *fakeStorage) AddMirror(_ context.Context, name, pool string) (Volume, error) {
-	return f.volume(name, func(v *Volume) error {
-		v.Wanted++
-		v.Mirrors = append(v.Mirrors, Mirror{ID: fmt.Sprintf("m%d", len(v.Mirrors)+1), Pool: pool, State: string(driver.Unsynchronized), Copied: 1 << 30, ToCopy: 4 << 30})
-		return nil
-	})
-}
-
-func (f *fakeStorage) RemoveMirror(_ context.Context, name, mirror string) (Volume, error) {
-	return f.volume(name, func(v *Volume) error {
-		v.Mirrors = slices.DeleteFunc(v.Mirrors, func(m Mirror) bool { return m.ID == mirror })
-		v.Wanted--
-		return nil
-	})
-}
-
-func (f *fakeStorage) Resync(context.Context, string) error { return nil }
 
 func (f *fakeStorage) Initiators(context.Context) ([]Initiator, error) {
 	f.mu.Lock()

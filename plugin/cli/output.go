@@ -43,10 +43,15 @@ type result struct {
 
 // list is the JSON of several things: {"version": 1, "<kind>": [...]}.
 func list[T any](kind string, items []T) any {
+	return ordered{{"version", 1}, {kind, some(items)}}
+}
+
+// some is an empty list in JSON where there is none.
+func some[T any](items []T) []T {
 	if items == nil {
-		items = []T{}
+		return []T{}
 	}
-	return ordered{{"version", 1}, {kind, items}}
+	return items
 }
 
 // ordered is a JSON object that keeps its order.

@@ -141,6 +141,7 @@ type Recovered struct {
 // Volumes go by name. Errors carry a driver.Kind.
 type Storage interface {
 	io.Closer
+	Mirrors
 	Volumes(ctx context.Context) ([]Volume, error)
 	// CreateVolume and SetSnapshotPolicy take what splits are to be made of:
 	// "mirror", "reflink" or "auto".
@@ -155,10 +156,6 @@ type Storage interface {
 	StartScrub(ctx context.Context, name string, repair bool) (Volume, error)
 	WaitScrub(ctx context.Context, name string) (Scrub, error)
 	StopScrub(ctx context.Context, name string) error
-
-	AddMirror(ctx context.Context, volume, pool string) (Volume, error)
-	RemoveMirror(ctx context.Context, volume, mirror string) (Volume, error)
-	Resync(ctx context.Context, snapshot string) error
 
 	Initiators(ctx context.Context) ([]Initiator, error)
 	// AddInitiator lets an initiator log in. Secrets are in files, named by
@@ -185,6 +182,14 @@ type Volume struct {
 	Created   time.Time `json:"created,omitzero"`
 	Scrub     *Scrub    `json:"scrub,omitempty"` // under way, or the last
 	LUN       *Exposed  `json:"lun,omitempty"`
+
+	// UnmirroredSince is set while fewer than two mirrors are in sync.
+	UnmirroredSince time.Time `json:"unmirroredSince,omitzero"`
+	// Remaining is how long it takes until all mirrors are in sync, in
+	// nanoseconds; 0 if nothing is copied or no pace is known.
+	Remaining time.Duration `json:"remaining,omitempty"`
+	// Recovering is how many bytes are still to be compared after a crash.
+	Recovering int64 `json:"recovering,omitempty"`
 }
 
 // Scrub is a comparison of a volume's mirrors. Sizes are bytes.
@@ -219,17 +224,6 @@ type ScrubMirror struct {
 	ID     string `json:"id"`
 	Pool   string `json:"pool"`
 	SHA256 string `json:"sha256"` // hex
-}
-
-// Mirror is one synchronised, or synchronising, copy of a volume.
-type Mirror struct {
-	ID     string `json:"id"`
-	Pool   string `json:"pool"`
-	File   string `json:"file"`
-	State  string `json:"state"`
-	Reason string `json:"reason,omitempty"`
-	Copied int64  `json:"copied,omitempty"`
-	ToCopy int64  `json:"toCopy,omitempty"`
 }
 
 // Exposed is how initiators reach a volume.

@@ -79,6 +79,9 @@ func volumeResult(v Volume) result {
 		line("state", v.State)
 		line("naa", v.NAA)
 		line("created", clock(v.Created))
+		if !v.UnmirroredSince.IsZero() {
+			line("unmirrored", clock(v.UnmirroredSince))
+		}
 		line("splits by", v.Policy)
 		line("splits", strings.Join(v.Snapshots, ", "))
 		line("used by", strings.Join(v.UsedBy, ", "))

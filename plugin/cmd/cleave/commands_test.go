@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,8 @@ const patience = time.Minute
 //
 //	cleave ARGS…       runs the program to its end
 //	status N           the exit status of the last cleave
+//	keep NAME…         sets each NAME to one of the words that the last command said on stdout, in order
+//	lun NAME           sets NAME to the LUN number in the JSON that it said there
 //	port NAME          sets NAME to an address of this host with a port that is free
 //	listen ADDR        listens there until the script's end
 //	up NAME ARGS…      starts `cleave ARGS…` and waits until it has said a line on stdout, which becomes NAME.out
@@ -55,6 +58,25 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 		if got := ts.Getenv("status"); len(args) != 1 || got != args[0] {
 			ts.Fatalf("exit status %s, want %v", got, args)
 		}
+	},
+	"keep": func(ts *testscript.TestScript, _ bool, args []string) {
+		lines := strings.Fields(ts.ReadFile("stdout"))
+		if len(lines) != len(args) {
+			ts.Fatalf("stdout has %d words, want %d", len(lines), len(args))
+		}
+		for i, name := range args {
+			ts.Setenv(name, lines[i])
+		}
+	},
+	"lun": func(ts *testscript.TestScript, _ bool, args []string) {
+		var v struct {
+			LUN struct{ LUN *uint64 }
+		}
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
+		if v.LUN.LUN == nil {
+			ts.Fatalf("no LUN in what was said")
+		}
+		ts.Setenv(args[0], strconv.FormatUint(*v.LUN.LUN, 10))
 	},
 	"port": func(ts *testscript.TestScript, _ bool, args []string) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -177,7 +199,7 @@ func command(ts *testscript.TestScript, args []string) *exec.Cmd {
 	cmd := exec.Command(self, args...)
 	cmd.Env = []string{asProgram + "=1"}
 	cmd.Dir = ts.MkAbs(".")
-	for _, k := range []string{"PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR", "CLEAVE_CONFIG"} {
+	for _, k := range []string{"PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR", "CLEAVE_CONFIG", "CLEAVE_ARRAY_SOCKET"} {
 		cmd.Env = append(cmd.Env, k+"="+ts.Getenv(k))
 	}
 	return cmd
