@@ -3,7 +3,9 @@ package cli
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -71,13 +73,23 @@ func roomiest(ctx context.Context, s Storage, n int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	pools = slices.DeleteFunc(pools, func(p Pool) bool { return p.Reason != "" })
 	if n < 1 {
 		return nil, usagef("--mirrors %d: want at least 1", n)
 	}
-	if len(pools) < n {
-		return nil, hint(usagef("%d mirrors asked, but the array has %d pools that can be used", n, len(pools)),
+	all, why := len(pools), []string{}
+	if all < n {
+		return nil, hint(usagef("%d mirrors asked, but the array has %d pools", n, all),
 			"add pools to `cleave array`, or name one twice by --pool, which protects against no lost disk")
+	}
+	pools = slices.DeleteFunc(pools, func(p Pool) bool {
+		if p.Reason != "" {
+			why = append(why, p.Reason)
+		}
+		return p.Reason != ""
+	})
+	if len(pools) < n {
+		return nil, hint(fmt.Errorf("%d mirrors asked, but only %d of the array's %d pools can be used: %s", n, len(pools), all, strings.Join(why, "; ")),
+			"free space in the pool, or bring it back; `cleave doctor` lists the pools")
 	}
 	slices.SortStableFunc(pools, func(a, b Pool) int { return cmp.Compare(b.Free, a.Free) })
 	var names []string
