@@ -272,5 +272,5 @@ func Hostile(tb testing.TB, open vdisk.OpenFunc, data []byte, o vdisk.Options) {
 	if _, err := d.ReadAt(make([]byte, 1), size); !errors.Is(err, lun.ErrOutOfRange) {
 		tb.Fatalf("a byte beyond the end: %v", err)
 	}
-	_ = d.Extents(0, min(size, 1<<30), func(lun.Extent) error { return nil })
+	_ = d.Extents(0, min(size, 16<<20), func(lun.Extent) error { return nil })
 }
