@@ -324,3 +324,44 @@ func TestLoginsLeaveNothing(t *testing.T) {
 		t.Errorf("%d goroutines, %d before", g, goroutines)
 	}
 }
+
+// Long writes that wait for each other's memory leave room for the data that the
+// next ones bring along: none is refused.
+func TestLongWritesLeaveRoom(t *testing.T) {
+	l := newLab(t, Options{})
+	d := newDisk(40 << 20)
+	l.add(d)
+	r := l.login(alice)
+	r.ready(0)
+	const n, size, first = 40, 1 << 20, 64 << 10
+	which := map[uint32]byte{}
+	for i := range byte(n) {
+		which[r.command(0, ioWrite, cdb10(0x2a, uint32(i)*2048, 2048), size, bytes.Repeat([]byte{i + 1}, first))] = i
+	}
+	for left := n; left > 0; {
+		h, _, err := r.recv()
+		r.must(err)
+		switch h.Opcode() {
+		case pdu.OpSCSIResponse:
+			if h[3] != 0 {
+				t.Fatalf("write %d: status %#x", which[h.ITT()], h[3])
+			}
+			left--
+		case pdu.OpR2T:
+			p := bytes.Repeat([]byte{which[h.ITT()] + 1}, int(h.Residual())) // the desired length stands there
+			var q pdu.Header
+			q.Set(pdu.OpDataOut, pdu.FlagFinal)
+			q.SetITT(h.ITT())
+			q.SetTTT(h.TTT())
+			q.SetOffset(h.Offset())
+			r.must(r.send(&q, p))
+		default:
+			t.Fatalf("unexpected %s", &h)
+		}
+	}
+	for i := range n {
+		if p := d.content()[i*size : (i+1)*size]; bytes.Count(p, []byte{byte(i + 1)}) != size {
+			t.Errorf("write %d: wrong bytes", i)
+		}
+	}
+}

@@ -66,16 +66,18 @@ func (n *nexus) admitUnsolicited(t *task, size uint32) bool {
 	return true
 }
 
-// grant takes memory for the rest of a task's data, if there is enough; one task of
-// each nexus may exceed the session's share, by the server's budget. conn.mu is
-// held.
+// grant takes memory for the rest of a task's data, if there is enough. Half of
+// the session's share is left for data that comes by itself: what the target asks
+// for can wait, that can only be refused. One task of each nexus may exceed the
+// share, by the server's budget. conn.mu is held.
 func (n *nexus) grant(t *task) bool {
 	c, d := n.ss.conn, &t.out
 	if d.granted {
 		return true
 	}
 	more := int64(d.want) - d.memory
-	switch share := c.srv.writeShare.Load(); {
+	share := c.srv.writeShare.Load()
+	switch share /= 2; {
 	case more <= 0, c.writes+more <= share:
 	case n.granted > 0:
 		return false
@@ -84,6 +86,7 @@ func (n *nexus) grant(t *task) bool {
 			d.big = 0
 			return false
 		}
+		more = 0 // on that account, not on the session's
 	}
 	d.granted = true
 	n.granted++

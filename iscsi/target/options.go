@@ -64,11 +64,11 @@ type Options struct {
 	// Memory bounds the bytes that the data of commands holds over all
 	// sessions, in each direction: they divide it among themselves, and one
 	// that has nothing else under way always gets through. Commands longer
-	// than their session's share have as much again together. Default 32 MiB.
+	// than half their session's share have as much again together. Default 32 MiB.
 	Memory int64
 
 	// ReadMemory and WriteMemory bound a session's share from above: the bytes
-	// that wait to be sent, and those that writes hold; default 2 MiB each.
+	// that wait to be sent, and those that writes hold; default 4 MiB and 6 MiB.
 	ReadMemory, WriteMemory int64
 
 	// AbortTimeout bounds how long a task management function waits for
@@ -144,10 +144,10 @@ func (o Options) withDefaults() Options {
 		o.Memory = 32 << 20
 	}
 	if o.WriteMemory <= 0 {
-		o.WriteMemory = 2 << 20
+		o.WriteMemory = 6 << 20
 	}
 	if o.ReadMemory <= 0 {
-		o.ReadMemory = 2 << 20
+		o.ReadMemory = 4 << 20
 	}
 	if o.AbortTimeout <= 0 {
 		o.AbortTimeout = 20 * time.Second
