@@ -116,7 +116,7 @@ func (a *Array) breakOff(s *snapshot, name string) (err error) {
 	if p, err = a.openPlex(&m, r.Size, os.O_RDWR); err != nil {
 		return err
 	}
-	log, err := createMap(a.fs, a.mapPath(v.logName()), r.Size, a.logUnit(r.Size))
+	log, err := createLog(a.fs, a.mapPath(v.logName()), r.Size, a.logUnit(r.Size))
 	if err != nil {
 		return err
 	}

@@ -118,7 +118,7 @@ func (a *Array) create(r *volumeRecord) (info VolumeInfo, err error) {
 		}
 		e.insync = append(e.insync, p)
 	}
-	log, err := createMap(a.fs, a.mapPath(v.logName()), r.Size, a.logUnit(r.Size))
+	log, err := createLog(a.fs, a.mapPath(v.logName()), r.Size, a.logUnit(r.Size))
 	if err != nil {
 		return info, err
 	}

@@ -3,7 +3,7 @@ package embedded
 import (
 	"errors"
 	"fmt"
-	"slices"
+	"runtime"
 	"sync"
 
 	"github.com/cleave-san/cleave/lun"
@@ -14,10 +14,16 @@ import (
 // to it begins, and is cleared, lazily, after the mirrors were synced.
 //
 // Marks are set for many writes by one sync: whoever finds the file idle
-// writes for all who wait.
+// writes for all who wait. Regions are small, so that random writes use up the
+// limit with what they wrote and not with what lies around it; a stream, which
+// would have to wait for a sync at every region, has those before it marked
+// ahead.
 type intentLog struct {
 	file  *mapFile
 	limit int // regions
+	// early is how many regions may be marked before marks are cleared even if
+	// none is idle: writes should never find the log full.
+	early int
 	// maxOp is the most bytes that one begin may ask for: two fit at once.
 	maxOp int64
 	full  func() // asks for a clean; must not block
@@ -25,8 +31,16 @@ type intentLog struct {
 	mu       sync.Mutex
 	changed  sync.Cond
 	regions  map[int64]*logRegion
+	spare    []*logRegion // not in use
 	fresh    []*logRegion // marked in memory, not yet being flushed
+	flushed  []*logRegion // memory for the next fresh
+	streams  [8]int64     // regions at which a stream would go on, the latest ones
+	stream   int          // of streams, the next to be replaced
+	asked    bool         // full was called and no clean has begun since
 	flushing bool
+	// adopted are the marks that a crash left and that are not recovered; nil
+	// if it left none.
+	adopted  *bitmap
 	tick     uint32
 	waiting  int // in admit
 	failures int // of clean
@@ -39,18 +53,27 @@ type logRegion struct {
 	inflight int
 	touched  uint32 // tick of the last write
 	stable   bool
-	adopted  bool // left by a crash, and in flight for the recovery
 	cleaning bool // a clean is under way and no write came since it began
 	clearing bool // its mark is being cleared and no write came since
 }
 
 var errMapClosed = fmt.Errorf("intent log: %w", lun.ErrClosed)
 
-// minMarks is the smallest limit, in regions.
-const minMarks = 4
+const (
+	// minMarks is the smallest limit, in regions.
+	minMarks = 4
+	// markAhead is how many bytes before a stream are marked with it.
+	markAhead = 8 << 20
+	// breath is after how many regions a long loop lets writes go on.
+	breath = 256
+)
 
 func newIntentLog(f *mapFile, limitBytes int64, full func()) *intentLog {
 	l := &intentLog{file: f, full: full, limit: max(int(limitBytes/f.unit), minMarks), regions: make(map[int64]*logRegion)}
+	l.early = max(l.limit/2, 32)
+	for i := range l.streams {
+		l.streams[i] = -1
+	}
 	l.maxOp = min(int64(l.limit/2-1)*f.unit, maxTransfer) // it may touch one region more
 	l.changed.L = &l.mu
 	return l
@@ -65,13 +88,14 @@ func (l *intentLog) begin(off, n int64) error {
 	if err := l.admit(first, last); err != nil {
 		return err
 	}
-	stable := true
+	stable, missed := true, int64(-1)
 	for i := first; i <= last; i++ {
 		r := l.regions[i]
 		if r == nil {
-			r = &logRegion{index: i}
-			l.regions[i] = r
-			l.mark(r)
+			r = l.add(i)
+			if missed < 0 {
+				missed = i
+			}
 		} else if r.clearing {
 			r.clearing = false
 			l.mark(r)
@@ -80,6 +104,10 @@ func (l *intentLog) begin(off, n int64) error {
 		r.touched = l.tick
 		r.cleaning = false
 		stable = stable && r.stable
+	}
+	if missed >= 0 {
+		l.ahead(missed, last)
+		l.cleanEarly()
 	}
 	for !stable {
 		if l.flushing {
@@ -94,6 +122,62 @@ func (l *intentLog) begin(off, n int64) error {
 		}
 	}
 	return nil
+}
+
+// cleanEarly asks for a clean before the log is full.
+func (l *intentLog) cleanEarly() {
+	if len(l.regions) > l.early && !l.asked {
+		l.asked = true
+		l.full()
+	}
+}
+
+// add takes a region into the log. One that a crash left marked stays so.
+func (l *intentLog) add(i int64) *logRegion {
+	r := new(logRegion)
+	if n := len(l.spare); n > 0 {
+		r, l.spare = l.spare[n-1], l.spare[:n-1]
+	}
+	*r = logRegion{index: i, touched: l.tick, stable: l.isAdopted(i)}
+	l.regions[i] = r
+	if !r.stable {
+		l.mark(r)
+	}
+	return r
+}
+
+func (l *intentLog) isAdopted(i int64) bool {
+	return l.adopted != nil && i < l.adopted.n() && l.adopted.get(i)
+}
+
+// ahead marks what lies before a stream: a write that found its regions from
+// missed to last not marked where an earlier such write, and what was marked
+// with it, ended. A quarter of the log stays for others.
+func (l *intentLog) ahead(missed, last int64) {
+	for i, next := range l.streams {
+		if next != missed {
+			continue
+		}
+		end := min(last+markAhead/l.file.unit, l.file.n()-1)
+		for last < end && l.count() < l.limit*3/4 {
+			if last++; l.regions[last] == nil {
+				l.add(last)
+			}
+		}
+		l.streams[i] = last + 1
+		return
+	}
+	l.streams[l.stream] = last + 1
+	l.stream = (l.stream + 1) % len(l.streams)
+}
+
+// count is how many regions count towards the limit, and those that are adopted
+// and written to again count twice.
+func (l *intentLog) count() int {
+	if l.adopted != nil {
+		return len(l.regions) + int(l.adopted.count())
+	}
+	return len(l.regions)
 }
 
 // mark sets a region's mark. It is stable after the next flush.
@@ -112,11 +196,11 @@ func (l *intentLog) admit(first, last int64) error {
 		}
 		missing := 0
 		for i := first; i <= last; i++ {
-			if l.regions[i] == nil {
+			if l.regions[i] == nil && !l.isAdopted(i) {
 				missing++
 			}
 		}
-		if missing == 0 || len(l.regions)+missing <= l.limit {
+		if missing == 0 || l.count()+missing <= l.limit {
 			return nil
 		}
 		if l.failures != failures {
@@ -133,7 +217,7 @@ func (l *intentLog) admit(first, last int64) error {
 // released while the disk works.
 func (l *intentLog) flushLocked() error {
 	batch := l.fresh
-	l.fresh = nil
+	l.fresh, l.flushed = l.flushed[:0], nil
 	l.flushing = true
 	l.mu.Unlock()
 	err := l.file.flush()
@@ -144,6 +228,7 @@ func (l *intentLog) flushLocked() error {
 			r.stable = true
 		}
 	}
+	l.flushed = batch[:0]
 	l.changed.Broadcast()
 	return err
 }
@@ -180,15 +265,18 @@ var errNotNow = errors.New("a mirror that is being split off has failed")
 // written to since the tick before the last.
 func (l *intentLog) clean(idle bool, sync func() error) error {
 	l.mu.Lock()
+	l.asked = false
+	var chosen []*logRegion
 	n := 0
 	for _, r := range l.regions {
-		r.cleaning = r.inflight == 0 && r.stable && (!idle || l.tick-r.touched >= 2)
-		if r.cleaning {
-			n++
+		if r.cleaning = r.inflight == 0 && r.stable && (!idle || l.tick-r.touched >= 2); r.cleaning {
+			chosen = append(chosen, r)
 		}
+		n++
+		l.breathe(n)
 	}
 	l.mu.Unlock()
-	if n == 0 {
+	if len(chosen) == 0 {
 		return nil
 	}
 	err := sync()
@@ -198,7 +286,7 @@ func (l *intentLog) clean(idle bool, sync func() error) error {
 		return err
 	}
 	if err == nil {
-		err = l.clearLocked()
+		err = l.clearLocked(chosen)
 	}
 	if err != nil {
 		l.failures++
@@ -208,26 +296,41 @@ func (l *intentLog) clean(idle bool, sync func() error) error {
 	return err
 }
 
+// breathe lets those go on who wait for l.mu, in a loop's n-th round.
+func (l *intentLog) breathe(n int) {
+	if n%breath == 0 {
+		l.mu.Unlock()
+		runtime.Gosched()
+		l.mu.Lock()
+	}
+}
+
 // clearLocked clears the marks of regions that are clean. Room is made when that
-// is stable, and not for regions that a write has come to meanwhile.
-func (l *intentLog) clearLocked() error {
-	var cleared []*logRegion
-	for _, r := range l.regions {
+// is stable, and not for regions that a write has come to meanwhile. Marks that
+// a crash left stay until they are recovered.
+func (l *intentLog) clearLocked(chosen []*logRegion) error {
+	for i, r := range chosen {
 		if r.cleaning {
 			r.cleaning, r.stable, r.clearing = false, false, true
-			l.file.clear(r.index)
-			cleared = append(cleared, r)
+			if !l.isAdopted(r.index) {
+				l.file.clear(r.index)
+			}
 		}
+		l.breathe(i + 1)
 	}
 	for l.flushing {
 		l.changed.Wait()
 	}
 	err := l.flushLocked()
-	for _, r := range cleared {
+	for i, r := range chosen {
 		if err == nil && r.clearing {
 			delete(l.regions, r.index)
+			l.spare = append(l.spare, r)
+			r.clearing = false
 		}
+		l.breathe(i + 1)
 	}
+	l.spare = l.spare[:min(len(l.spare), l.limit)]
 	return err
 }
 
@@ -241,42 +344,44 @@ func (l *intentLog) nextTick() (marked int) {
 
 // adopt takes over the marks that a crash left in the file.
 func (l *intentLog) adopt() {
-	for i := int64(0); ; i++ {
-		if i = l.file.next(i); i < 0 {
-			return
-		}
-		l.regions[i] = &logRegion{index: i, stable: true, inflight: 1, adopted: true}
+	if l.file.count() == 0 {
+		return
 	}
+	l.adopted = newBitmap(l.file.n())
+	l.adopted.or(l.file.bitmap)
 }
 
-// adopted are the regions that adopt took over and recovered has not let go,
-// in order.
-func (l *intentLog) adopted() []int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var out []int64
-	for i, r := range l.regions {
-		if r.adopted {
-			out = append(out, i)
-		}
+// nextAdopted is the first region from i on that adopt took over and recovered
+// has not let go, or -1.
+func (l *intentLog) nextAdopted(i int64) int64 {
+	if l.adopted == nil || i >= l.adopted.n() {
+		return -1
 	}
-	slices.Sort(out)
-	return out
+	return l.adopted.next(i)
 }
 
-// recovered lets go of a region that adopt took over.
+// recovered lets go of a region that adopt took over. Its mark is cleared as
+// that of one that was written to.
 func (l *intentLog) recovered(i int64) {
 	l.mu.Lock()
-	l.regions[i].adopted = false
-	l.release(i, i)
-	l.mu.Unlock()
+	defer l.mu.Unlock()
+	if r := l.regions[i]; r == nil {
+		l.add(i)
+	} else if r.clearing { // its mark was not
+		r.clearing, r.stable = false, true
+	}
+	l.adopted.clear(i)
+	l.cleanEarly()
+	if l.waiting > 0 {
+		l.changed.Broadcast()
+	}
 }
 
-// marked is how many regions are marked.
+// marked is how many regions are marked, or a few more.
 func (l *intentLog) marked() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.regions)
+	return l.count()
 }
 
 // close fails whoever waits.

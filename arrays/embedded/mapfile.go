@@ -53,7 +53,17 @@ type mapFile struct {
 // createMap makes a map file without bits, in place of any that was there. Its
 // name is stable after SyncDir of its directory.
 func createMap(fs disk.FS, path string, size, unit int64) (*mapFile, error) {
-	hdr := make([]byte, sector)
+	return makeMap(fs, path, size, unit, 0)
+}
+
+// createLog is createMap for the map of an intent log. It has all its blocks on
+// the disk, so that a flush of a mark has no metadata to wait for.
+func createLog(fs disk.FS, path string, size, unit int64) (*mapFile, error) {
+	return makeMap(fs, path, size, unit, blocksFor(regionsFor(size, unit)))
+}
+
+func makeMap(fs disk.FS, path string, size, unit, blocks int64) (*mapFile, error) {
+	hdr := make([]byte, sector*(1+blocks))
 	copy(hdr, mapMagic)
 	binary.LittleEndian.PutUint32(hdr[8:], mapVersion)
 	binary.LittleEndian.PutUint64(hdr[12:], uint64(unit))
@@ -182,7 +192,7 @@ func (m *mapFile) flush() error {
 	wrote := false
 	for i := range m.blocks() {
 		blk := m.peek(i)
-		if blk == nil || !blk.dirty.Swap(false) {
+		if blk == nil || !blk.dirty.Load() || !blk.dirty.Swap(false) {
 			continue
 		}
 		clear(buf[:])

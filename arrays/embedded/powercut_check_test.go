@@ -112,7 +112,7 @@ func (c *pcChecker) all() error {
 // marks honours the bound of what is copied after a crash.
 func (c *pcChecker) marks() error {
 	for _, v := range c.a.allVolumes() {
-		if n := len(v.log.adopted()); n > pcMarked {
+		if n := v.log.marked(); n > pcMarked {
 			return fmt.Errorf("%s: %d regions were marked, and %d is the limit", v.label, n, pcMarked)
 		}
 	}

@@ -275,7 +275,7 @@ func (v *volume) equalisePass(copied *atomic.Int64) error {
 	log := v.log.file
 	chunk := min(copyChunk, log.unit)
 	src, have := make([]byte, chunk), make([]byte, chunk)
-	for _, i := range v.log.adopted() {
+	for i := v.log.nextAdopted(0); i >= 0; i = v.log.nextAdopted(i + 1) {
 		for off, end := i*log.unit, min((i+1)*log.unit, v.size.Load()); off < end && v.mirrorsInSync() > 1; off += chunk {
 			n := min(chunk, end-off)
 			if err := v.a.copies.wait(v.a.bg, n); err != nil {

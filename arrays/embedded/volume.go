@@ -72,14 +72,16 @@ func todoName(mirror lun.Identity) string     { return mirror.String() + ".todo"
 func splitMapName(mirror lun.Identity) string { return mirror.String() + ".split" }
 func splitLogName(mirror lun.Identity) string { return mirror.String() + ".log" }
 
-// logUnit is the size of an intent log's regions: 4 MiB, or more for volumes
-// that would have over 16,384 of them, up to 64 MiB.
+// logUnit is the size of an intent log's regions: 64 KiB, or more for volumes
+// that would have over four million of them: 4 MiB at 16 TiB. The limit of what
+// is copied after a crash is then 65,536 regions for volumes of up to 256 GiB,
+// so that random writes rarely wait for room.
 func (a *Array) logUnit(size int64) int64 {
 	if a.o.logUnit > 0 {
 		return a.o.logUnit
 	}
-	unit := int64(4 << 20)
-	for unit < 64<<20 && size/unit > 16<<10 {
+	unit := int64(regionSize)
+	for size/unit > 4<<20 {
 		unit *= 2
 	}
 	return unit
