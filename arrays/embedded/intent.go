@@ -180,6 +180,16 @@ func (l *intentLog) count() int {
 	return len(l.regions)
 }
 
+// room is how many regions more may be marked. If a damaged map left more marks
+// than the limit allows, writes do not wait until nearly all of them are
+// recovered: only what is marked from now on is bounded.
+func (l *intentLog) room() int {
+	if l.adopted != nil && l.adopted.count() > int64(l.limit) {
+		return l.limit - len(l.regions)
+	}
+	return l.limit - l.count()
+}
+
 // mark sets a region's mark. It is stable after the next flush.
 func (l *intentLog) mark(r *logRegion) {
 	l.fresh = append(l.fresh, r)
@@ -200,7 +210,7 @@ func (l *intentLog) admit(first, last int64) error {
 				missing++
 			}
 		}
-		if missing == 0 || l.count()+missing <= l.limit {
+		if missing == 0 || l.room() >= missing {
 			return nil
 		}
 		if l.failures != failures {
@@ -361,7 +371,8 @@ func (l *intentLog) nextAdopted(i int64) int64 {
 }
 
 // recovered lets go of a region that adopt took over. Its mark is cleared as
-// that of one that was written to.
+// that of one that was written to just now: what was copied in it is not stable
+// for a clean that began before.
 func (l *intentLog) recovered(i int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -369,6 +380,8 @@ func (l *intentLog) recovered(i int64) {
 		l.add(i)
 	} else if r.clearing { // its mark was not
 		r.clearing, r.stable = false, true
+	} else {
+		r.cleaning = false
 	}
 	l.adopted.clear(i)
 	l.cleanEarly()
