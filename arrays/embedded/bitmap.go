@@ -20,6 +20,9 @@ type bitmap struct {
 	table atomic.Pointer[bitTable]
 	ones  atomic.Int64
 	alloc sync.Mutex // new blocks and new tables
+
+	changes sync.Mutex
+	changed []int64 // blocks that became dirty; some may be clean again
 }
 
 // bitTable has a place for each block. A larger one may take its place; the
@@ -88,7 +91,7 @@ func (b *bitmap) set(i int64) bool {
 		return false
 	}
 	b.ones.Add(1)
-	blk.dirty.Store(true)
+	b.touch(blk, i/bitsPerBlock)
 	return true
 }
 
@@ -102,7 +105,30 @@ func (b *bitmap) clear(i int64) {
 		return
 	}
 	b.ones.Add(-1)
-	blk.dirty.Store(true)
+	b.touch(blk, i/bitsPerBlock)
+}
+
+// touch makes block i dirty after a change of it. Whoever finds it dirty knows
+// that it is among those changed, so that takeChanged gives it.
+func (b *bitmap) touch(blk *bitBlock, i int64) {
+	if blk.dirty.Load() {
+		return
+	}
+	b.changes.Lock()
+	if !blk.dirty.Swap(true) {
+		b.changed = append(b.changed, i)
+	}
+	b.changes.Unlock()
+}
+
+// takeChanged gives all blocks that became dirty since it was last called, in
+// any order. What it returned the last time is its memory for the next.
+func (b *bitmap) takeChanged(last []int64) []int64 {
+	b.changes.Lock()
+	defer b.changes.Unlock()
+	out := b.changed
+	b.changed = last[:0]
+	return out
 }
 
 func (b *bitmap) get(i int64) bool {

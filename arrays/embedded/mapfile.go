@@ -10,6 +10,7 @@ import (
 	"math/bits"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/cleave-san/cleave/arrays/embedded/disk"
@@ -31,6 +32,8 @@ const (
 	mapMagic       = "CLEAVMAP"
 	mapVersion     = 1
 	mapHeaderBytes = 24
+
+	flushAtOnce = 16 * sector // that a flush writes with one call
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -47,7 +50,9 @@ type mapFile struct {
 	path string
 
 	flushing sync.Mutex
-	failed   error // a flush failed: what the file holds is not known
+	failed   error   // a flush failed: what the file holds is not known
+	taken    []int64 // the blocks of the last flush
+	buf      []byte  // blocks to be written next
 }
 
 // createMap makes a map file without bits, in place of any that was there. Its
@@ -188,32 +193,56 @@ func (m *mapFile) flush() error {
 	if m.failed != nil {
 		return m.failed
 	}
-	var buf [sector]byte
-	wrote := false
-	for i := range m.blocks() {
+	m.taken = m.takeChanged(m.taken)
+	slices.Sort(m.taken)
+	wrote, next := false, int64(-1)
+	m.buf = m.buf[:0]
+	for _, i := range m.taken {
 		blk := m.peek(i)
-		if blk == nil || !blk.dirty.Load() || !blk.dirty.Swap(false) {
+		if !blk.dirty.Swap(false) {
 			continue
 		}
-		clear(buf[:])
-		binary.LittleEndian.PutUint32(buf[4:], uint32(i))
-		for w := range blk.words {
-			binary.LittleEndian.PutUint64(buf[16+8*w:], blk.words[w].Load())
+		if len(m.buf) > 0 && (i != next || len(m.buf) == flushAtOnce) {
+			if err := m.writeBlocks(next); err != nil {
+				return err
+			}
 		}
-		binary.LittleEndian.PutUint32(buf[:], crc32.Checksum(buf[4:], castagnoli))
-		if _, err := m.f.WriteAt(buf[:], (i+1)*sector); err != nil {
-			m.failed = fmt.Errorf("writing map %s: %w", filepath.Base(m.path), err)
-			return m.failed
-		}
-		wrote = true
+		m.buf = appendBlock(m.buf, i, blk)
+		wrote, next = true, i+1
 	}
 	if !wrote {
 		return nil
+	}
+	if err := m.writeBlocks(next); err != nil {
+		return err
 	}
 	if err := m.f.Sync(); err != nil {
 		m.failed = fmt.Errorf("syncing map %s: %w", filepath.Base(m.path), err)
 	}
 	return m.failed
+}
+
+// writeBlocks writes the blocks in m.buf, of which next is the one that follows.
+func (m *mapFile) writeBlocks(next int64) error {
+	first := next - int64(len(m.buf)/sector)
+	if _, err := m.f.WriteAt(m.buf, (first+1)*sector); err != nil {
+		m.failed = fmt.Errorf("writing map %s: %w", filepath.Base(m.path), err)
+	}
+	m.buf = m.buf[:0]
+	return m.failed
+}
+
+// appendBlock adds block i, as it is on disk, to buf.
+func appendBlock(buf []byte, i int64, blk *bitBlock) []byte {
+	n := len(buf)
+	buf = append(buf, emptySector[:]...)
+	b := buf[n:]
+	binary.LittleEndian.PutUint32(b[4:], uint32(i))
+	for w := range blk.words {
+		binary.LittleEndian.PutUint64(b[16+8*w:], blk.words[w].Load())
+	}
+	binary.LittleEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+	return buf
 }
 
 func (m *mapFile) close() error {

@@ -15,11 +15,14 @@ import (
 //	cleave catalogue 1 crc32c=1a2b3c4d
 //	{ ... }
 //
+// The JSON is on one line: a split of a large group writes the catalogue twice,
+// and indenting it took most of that. Any tool indents it for whoever reads it.
+//
 // maxRecord bounds what is read: a catalogue of 1,000 volumes takes 1 MiB.
 const maxRecord = 256 << 20
 
 func encodeRecord(kind string, version int, v any) ([]byte, error) {
-	body, err := json.MarshalIndent(v, "", " ")
+	body, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}

@@ -102,7 +102,6 @@ type op struct {
 	span   span
 	e      *epoch
 	errs   []error
-	wg     sync.WaitGroup
 }
 
 type opKind int
@@ -170,16 +169,10 @@ func (s *set) do(k opKind, p []byte, off, n int64) error {
 func (s *set) apply(o *op) error {
 	o.e.note(o.off, o.n)
 	all := len(o.e.insync) + len(o.e.filling)
-	o.errs = append(o.errs[:0], make([]error, all)...)
-	if o.n >= parallelFrom && o.kind == opWrite {
-		o.wg.Add(all - 1)
-		for i := 1; i < all; i++ {
-			go o.runAsync(i)
-		}
-		if all > 0 {
-			o.run(0)
-		}
-		o.wg.Wait()
+	o.errs = slices.Grow(o.errs[:0], all)[:all]
+	clear(o.errs)
+	if o.n >= parallelFrom && o.kind == opWrite && all > 1 {
+		writeTogether(o.e, o.p, o.off, o.errs)
 	} else {
 		for i := range all {
 			o.run(i)
@@ -201,11 +194,6 @@ func (o *op) plex(i int) *plex {
 		return o.e.insync[i]
 	}
 	return o.e.filling[i-len(o.e.insync)]
-}
-
-func (o *op) runAsync(i int) {
-	o.run(i)
-	o.wg.Done()
 }
 
 func (o *op) run(i int) {
