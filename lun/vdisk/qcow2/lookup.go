@@ -29,6 +29,8 @@ type run struct {
 	n    int64
 	host int64 // data: offset; compressed: the descriptor
 	own  bool  // data: COPIED in both tables
+
+	steps int // that it took
 }
 
 const (
@@ -38,16 +40,20 @@ const (
 	offsetMask     = 0x00FFFFFFFFFFFE00 // bits 9 to 55
 
 	subclusters = 32
+
+	// maxSteps bounds the work of one lookup, and of one call of a map's
+	// callback: two levels of tables can describe an exabyte in single steps.
+	maxSteps = 1 << 12
 )
 
-// lookup tells what is at guest offset off, for at most limit bytes. limit is
-// not 0, and the range is in the disk.
+// lookup tells what is at guest offset off, for at most limit bytes, perhaps
+// less than are alike. limit is not 0, and the range is in the disk.
 func (d *disk) lookup(off, limit int64) (run, error) {
 	r, err := d.step(off)
 	if err != nil {
 		return r, err
 	}
-	for r.n < limit {
+	for r.steps = 1; r.n < limit && r.steps < maxSteps; r.steps++ {
 		next, err := d.step(off + r.n)
 		if err != nil {
 			break // reported when the caller comes to it

@@ -70,6 +70,7 @@ func (d *disk) Extents(off, n int64, fn func(lun.Extent) error) error {
 		if err != nil {
 			return err
 		}
+		m.merged += r.steps
 		switch r.kind {
 		case absent:
 			err = d.backingExtents(off, r.n, m.add)
@@ -100,17 +101,20 @@ func (d *disk) backingExtents(off, n int64, fn func(lun.Extent) error) error {
 	return fn(lun.Extent{Off: off + here, Len: n - here, Hole: true})
 }
 
-// merger puts neighbours that are alike together.
+// merger puts neighbours that are alike together, up to maxSteps of the tables,
+// so that fn is called, and can end it, whatever they look like.
 type merger struct {
-	fn  func(lun.Extent) error
-	cur lun.Extent
+	fn     func(lun.Extent) error
+	cur    lun.Extent
+	merged int
 }
 
 func (m *merger) add(e lun.Extent) error {
-	if m.cur.Len > 0 && m.cur.Hole == e.Hole {
+	if m.merged++; m.cur.Len > 0 && m.cur.Hole == e.Hole && m.merged < maxSteps {
 		m.cur.Len += e.Len
 		return nil
 	}
+	m.merged = 0
 	err := m.flush()
 	m.cur = e
 	return err
