@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"time"
 )
 
 // Better is the direction in which a figure improves.
@@ -54,7 +55,12 @@ type Pair struct {
 type Benchmark struct {
 	Rows     []Row
 	PeerName string
-	Runs     int // of each side; 0 is 5
+	// Runs is how many of each side; 0 is 5. There are fewer, but two, where they
+	// take long.
+	Runs int
+	// Longest is after what time it is given up; 0 is 90 seconds. Sides are told
+	// by their context.
+	Longest time.Duration
 	// Open makes all ready that is not to be measured. dir is an empty
 	// directory of its own on a disk, removed afterwards.
 	Open func(ctx context.Context, dir string) (Pair, error)

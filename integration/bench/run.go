@@ -10,6 +10,13 @@ import (
 	"time"
 )
 
+// A benchmark gets no further runs once it has taken enough, if it has had two,
+// and fails when it has taken longest: one that hangs costs its own rows only.
+const (
+	enough  = 12 * time.Second
+	longest = 90 * time.Second
+)
+
 // noisy is the share of the processors from which on others disturb the figures.
 const noisy = 0.05
 
@@ -100,7 +107,16 @@ func (r Runner) benchmark(ctx context.Context, b Benchmark) ([]Result, error) {
 	if busy > noisy {
 		fmt.Fprintf(r.Table, "# others use %.0f %% of the processors: the next figures are not those of a quiet machine\n", 100*busy)
 	}
-	res, err := measure(ctx, b)
+	most := b.Longest
+	if most == 0 {
+		most = longest
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, most, fmt.Errorf("it took longer than %v", most))
+	defer cancel()
+	res, err := measure(limited, b)
+	if err != nil && limited.Err() != nil {
+		err = fmt.Errorf("%w: %w", context.Cause(limited), err)
+	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -135,7 +151,11 @@ func measure(ctx context.Context, b Benchmark) (res []Result, err error) {
 		runs = 5
 	}
 	ours, peer := make([][]float64, len(b.Rows)), make([][]float64, len(b.Rows))
+	begun := time.Now()
 	for i := range runs {
+		if i >= 2 && time.Since(begun) > enough {
+			break
+		}
 		first := func() error { return into(ctx, ours, "ours", p.Ours) }
 		second := func() error { return into(ctx, peer, b.PeerName, p.Peer) }
 		if i%2 == 1 {

@@ -28,7 +28,9 @@ type pattern struct {
 	unit   string  // of the rate
 	scale  float64 // transfers to units
 	length int64   // of a transfer
-	count  int     // transfers in one run
+	// Transfers in one run, and in one on tmpfs: random ones take a disk a while
+	// to make stable, and tmpfs next to nothing.
+	count, memory int
 	// depth is how many of ours are in flight: one for a stream, and as many as
 	// an initiator keeps open for random ones.
 	depth  int
@@ -36,8 +38,8 @@ type pattern struct {
 }
 
 var patterns = []pattern{
-	{name: "seq-1MiB", unit: "MiB/s", scale: 1, length: mib, count: 256, depth: 1},
-	{name: "rand-4KiB", unit: "1/s", scale: 1, length: 4 * kib, count: 20000, depth: inFlight, random: true},
+	{name: "seq-1MiB", unit: "MiB/s", scale: 1, length: mib, count: 256, memory: 256, depth: 1},
+	{name: "rand-4KiB", unit: "1/s", scale: 1, length: 4 * kib, count: 4000, memory: 40000, depth: inFlight, random: true},
 }
 
 // plainSize is the size of the sparse volume, and of the plain files.
@@ -51,8 +53,9 @@ const plainSize = 100 * gib
 //
 // The first row of a pattern is the rate of acknowledged writes: data is in the
 // page cache of both. The second has the final sync in it, so that what is put
-// off is paid for, and includes the writing back on both sides.
-func writes() []bench.Benchmark {
+// off is paid for, and includes the writing back on both sides. The rows called
+// tmpfs do the same in memory, where nothing hides what the array itself costs.
+func writes(o bench.Options) []bench.Benchmark {
 	var out []bench.Benchmark
 	for _, p := range patterns {
 		name := "embedded/write/" + p.name
@@ -70,8 +73,37 @@ func writes() []bench.Benchmark {
 				return bench.Pair{Ours: p.writing(ours), Peer: p.writing(plain), Close: closeBoth(ours, plain)}, nil
 			},
 		})
+		p.count = p.memory
+		out = append(out, bench.Benchmark{
+			Rows:     []bench.Row{{Name: name + "/tmpfs", Unit: p.unit, Better: bench.Higher, Goal: 0.8}},
+			PeerName: plainWrites, Runs: 5,
+			Open: func(ctx context.Context, _ string) (bench.Pair, error) { return p.inMemory(ctx, o.Memory) },
+		})
 	}
 	return out
+}
+
+// inMemory is the two sides of a row of acknowledged writes to tmpfs.
+func (p pattern) inMemory(ctx context.Context, parent string) (bench.Pair, error) {
+	dir, err := os.MkdirTemp(parent, "write-")
+	if err != nil {
+		return bench.Pair{}, err
+	}
+	ours, plain, err := devices(ctx, dir)
+	if err != nil {
+		return bench.Pair{}, errors.Join(err, os.RemoveAll(dir))
+	}
+	acked := func(d device) bench.Side {
+		side := p.writing(d)
+		return func(ctx context.Context) ([]float64, error) {
+			x, err := side(ctx)
+			return x[:1], err
+		}
+	}
+	return bench.Pair{
+		Ours: acked(ours), Peer: acked(plain),
+		Close: func() error { return errors.Join(closeBoth(ours, plain)(), os.RemoveAll(dir)) },
+	}, nil
 }
 
 // reads are the rows about what the way through the array costs a reader. What
