@@ -14,6 +14,9 @@ import (
 // volume may be in use, or offline; what is written to it during the call may
 // be left out. Where one of the two is smaller, all beyond its end differs.
 //
+// Half a million regions are told at the most: where there are more, the
+// granularity is coarser than the 64 KiB that it is otherwise.
+//
 // A map that was lost or damaged was replaced, with an event, by one that
 // claims everything. Of a volume that was deleted nothing is known: kind
 // NotSupported.
@@ -29,11 +32,11 @@ func (a *Array) Changes(ctx context.Context, ref driver.VolumeID, from, to drive
 		return driver.Changes{}, err
 	}
 	defer v.unlockAdmin()
-	regions, err := v.changes(from, to)
-	if err != nil {
+	r := regions{most: maxRegions, grain: regionSize}
+	if err := v.changes(from, to, &r); err != nil {
 		return driver.Changes{}, fmt.Errorf("changes of %s: %w", v.label, err)
 	}
-	return driver.Changes{Granularity: regionSize, Regions: regions}, nil
+	return driver.Changes{Granularity: r.grain, Regions: r.list}, nil
 }
 
 // isOrphaned reports whether a volume is gone of which there are snapshots.
@@ -73,17 +76,17 @@ func (v *volume) moment(id driver.SnapshotID) (moment, error) {
 }
 
 // changes is Changes with v.admin held.
-func (v *volume) changes(from, to driver.SnapshotID) ([]lun.Extent, error) {
+func (v *volume) changes(from, to driver.SnapshotID, out *regions) error {
 	a, err := v.moment(from)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	b, err := v.moment(to)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if from == to {
-		return nil, nil
+		return nil
 	}
 	if b.epoch < a.epoch {
 		a, b = b, a
@@ -97,16 +100,51 @@ func (v *volume) changes(from, to driver.SnapshotID) ([]lun.Extent, error) {
 		}
 	}
 	all.setRange(small, large-small, regionSize)
-	var out []lun.Extent
 	for i := int64(0); ; {
 		first, n := all.run(i, all.n())
 		if n == 0 {
-			return out, nil
+			return nil
 		}
 		off := first * regionSize
-		out = append(out, lun.Extent{Off: off, Len: min(n*regionSize, large-off)})
+		out.add(off, min(off+n*regionSize, large), large)
 		i = first + n
 	}
+}
+
+// maxRegions is how many regions are told at the most. A volume that was written
+// to all over has more, by the hundred million, which nobody could take.
+const maxRegions = 1 << 19
+
+// regions are collected in order. Where there would be more than most, grain is
+// doubled until there are not, and they cover more than what changed.
+type regions struct {
+	most  int
+	grain int64
+	list  []lun.Extent
+}
+
+// add adds [off, end) of a volume of size bytes.
+func (r *regions) add(off, end, size int64) {
+	r.put(off, end, size)
+	for len(r.list) > r.most {
+		r.grain *= 2
+		was := r.list
+		r.list = r.list[:0] // never longer than what was read of was
+		for _, e := range was {
+			r.put(e.Off, e.Off+e.Len, size)
+		}
+	}
+}
+
+func (r *regions) put(off, end, size int64) {
+	off, end = off/r.grain*r.grain, min((end+r.grain-1)/r.grain*r.grain, size)
+	if n := len(r.list); n > 0 {
+		if last := &r.list[n-1]; last.Off+last.Len >= off {
+			last.Len = max(last.Len, end-last.Off)
+			return
+		}
+	}
+	r.list = append(r.list, lun.Extent{Off: off, Len: end - off})
 }
 
 var _ driver.ChangeTracker = (*Array)(nil)

@@ -13,8 +13,9 @@ func (a *app) mirrorChangesCommand() *cobra.Command {
 		Use:   "changes VOLUME [--from SPLIT] [--to SPLIT]",
 		Short: "Show which regions of a volume changed",
 		Long: `Show which regions of a volume may differ between two splits of it, or between a
-split and now. They cover every byte that differs, rounded to 64 KiB; what is
-written during the call may be left out. -o name prints offset and length, a
+split and now. They cover every byte that differs, rounded to 64 KiB, or more
+where there would be over half a million regions (granularity in -o json); what
+is written during the call may be left out. -o name prints offset and length, a
 region a line, in bytes.`,
 		Example: `  cleave mirror changes db --from 0b6c5c3a-0f5e-4d0e-8a52-6c1a9d3f3c77
   cleave mirror changes db --from "$MONDAY" --to "$TUESDAY" -o json | jq .total`,
