@@ -146,7 +146,7 @@ func serve(t *testing.T, dir string) *remote.Client {
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	cfg := dataplane.Config{
 		StateDir: filepath.Join(dir, "state"), Pools: pools(dir),
-		Portals: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, IQN: "iqn.2026-01.net.example:array",
+		Portals: []dataplane.Portal{{Addr: netip.MustParseAddrPort("127.0.0.1:0")}}, IQN: "iqn.2026-01.net.example:array",
 		Socket: filepath.Join(dir, "control"), Ready: func(remote.Status) { close(ready) },
 	}
 	go func() { ended <- dataplane.Run(ctx, cfg, nil) }()

@@ -70,8 +70,8 @@ type DataPlaneConfig struct {
 	Socket string            `koanf:"socket"` // where it is administered
 	State  string            `koanf:"state"`  // its own records; not in a pool
 	Pools  map[string]string `koanf:"pools"`  // directories by name, one for each disk
-	// Portals are where iSCSI is served, address:port; nothing else is listened
-	// on. Advertise are further addresses by which initiators reach them.
+	// Portals are where iSCSI is served, address:port, or address:port,group
+	// for another portal group than 1; nothing else is listened on. Advertise are further addresses by which initiators reach them.
 	Portals   []string `koanf:"portals"`
 	Advertise []string `koanf:"advertise"`
 	IQN       string   `koanf:"iqn"` // of its target

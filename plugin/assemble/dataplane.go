@@ -4,9 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/arrays/driver"
@@ -19,33 +20,10 @@ import (
 // Array runs the data plane until ctx ends. Options win over the configuration,
 // which may be missing.
 func Array(ctx context.Context, o cli.ArrayOptions, getenv func(string) string, log *slog.Logger) error {
-	c := defaults(getenv, os.Geteuid())
-	if o.Config != "" {
-		var err error
-		if c, err = Load(o.Config, getenv); err != nil {
-			return err
-		}
-	}
-	d := &c.DataPlane
-	for _, f := range []struct {
-		into *string
-		flag string
-	}{{&d.Socket, o.Socket}, {&d.State, o.State}, {&d.IQN, o.IQN}} {
-		if f.flag != "" {
-			*f.into = f.flag
-		}
-	}
-	if len(o.Pools) > 0 {
-		d.Pools = o.Pools
-	}
-	if len(o.Portals) > 0 {
-		d.Portals = o.Portals
-	}
-	dir, err := os.Getwd()
+	d, err := dataPlane(o, getenv)
 	if err != nil {
-		return fmt.Errorf("starting the data plane: %w", err)
+		return err
 	}
-	c.resolve(dir) // what came from flags
 	run, err := d.config()
 	if err != nil {
 		return err
@@ -65,35 +43,77 @@ func Array(ctx context.Context, o cli.ArrayOptions, getenv func(string) string, 
 	return err
 }
 
+// dataPlane is the data plane's part of the configuration, which may be missing,
+// with options in the place of what it says. Its paths are absolute.
+func dataPlane(o cli.ArrayOptions, getenv func(string) string) (*DataPlaneConfig, error) {
+	c := defaults(getenv, os.Geteuid())
+	if o.Config != "" {
+		var err error
+		if c, err = Load(o.Config, getenv); err != nil {
+			return nil, err
+		}
+	}
+	d := &c.DataPlane
+	for _, f := range []struct {
+		into *string
+		flag string
+	}{{&d.Socket, o.Socket}, {&d.State, o.State}, {&d.IQN, o.IQN}} {
+		if f.flag != "" {
+			*f.into = f.flag
+		}
+	}
+	if len(o.Pools) > 0 {
+		d.Pools = o.Pools
+	}
+	if len(o.Portals) > 0 {
+		d.Portals = o.Portals
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, fmt.Errorf("configuration of the data plane: %w", err)
+	}
+	c.resolve(dir) // what came from flags
+	return d, nil
+}
+
+// poolsGiven refuses a configuration that names no pool, or one without a place.
+func (d *DataPlaneConfig) poolsGiven() error {
+	if len(d.Pools) == 0 {
+		return usage("dataPlane.pools: there is none; name a directory for each disk, here or by --pool NAME=DIRECTORY")
+	}
+	for name, dir := range d.Pools {
+		if dir == "" {
+			return usage("dataPlane.pools.%s: its directory is missing", name)
+		}
+	}
+	return nil
+}
+
 // config is what the data plane is run with.
 func (d *DataPlaneConfig) config() (dataplane.Config, error) {
 	out := dataplane.Config{
 		StateDir: d.State, Pools: d.Pools, IQN: iscsi.Name(d.IQN), Socket: d.Socket,
 		RequireCHAP: d.RequireCHAP, ResyncRate: d.ResyncRate, ViewTimeout: d.ViewTimeout,
 	}
-	if len(d.Pools) == 0 {
-		return out, usage("dataPlane.pools: there is none; name a directory for each disk, here or by --pool NAME=DIRECTORY")
-	}
-	for name, dir := range d.Pools {
-		if dir == "" {
-			return out, usage("dataPlane.pools.%s: its directory is missing", name)
-		}
+	if err := d.poolsGiven(); err != nil {
+		return out, err
 	}
 	if len(d.Socket) > maxSocket {
 		return out, usage("dataPlane.socket: %s has %d bytes, a unix socket's path has at most %d", d.Socket, len(d.Socket), maxSocket)
 	}
-	for _, l := range []struct {
-		key  string
-		from []string
-		into *[]netip.AddrPort
-	}{{"portals", d.Portals, &out.Portals}, {"advertise", d.Advertise, &out.Advertise}} {
-		for i, p := range l.from {
-			ap, err := iscsi.ParsePortal(p)
-			if err != nil {
-				return out, usage("dataPlane.%s[%d]: %w", l.key, i, err)
-			}
-			*l.into = append(*l.into, ap)
+	for i, s := range d.Portals {
+		p, err := parsePortal(s)
+		if err != nil {
+			return out, usage("dataPlane.portals[%d]: %w", i, err)
 		}
+		out.Portals = append(out.Portals, p)
+	}
+	for i, s := range d.Advertise {
+		p, err := iscsi.ParsePortal(s)
+		if err != nil {
+			return out, usage("dataPlane.advertise[%d]: %w", i, err)
+		}
+		out.Advertise = append(out.Advertise, p)
 	}
 	iqn, err := iscsi.ParseName(d.IQN)
 	if err != nil {
@@ -110,4 +130,19 @@ func (d *DataPlaneConfig) config() (dataplane.Config, error) {
 		})
 	}
 	return out, nil
+}
+
+// parsePortal reads ADDRESS:PORT[,GROUP], as a target names its portals (RFC 7143
+// section 13.8).
+func parsePortal(s string) (dataplane.Portal, error) {
+	addr, tag, tagged := strings.Cut(s, ",")
+	ap, err := iscsi.ParsePortal(addr)
+	if err != nil || !tagged {
+		return dataplane.Portal{Addr: ap}, err
+	}
+	group, err := strconv.ParseUint(tag, 10, 16)
+	if err != nil || group == 0 {
+		return dataplane.Portal{}, fmt.Errorf("portal %.80q: want a number from 1 to 65535 as its portal group", s)
+	}
+	return dataplane.Portal{Addr: ap, Group: uint16(group)}, nil
 }

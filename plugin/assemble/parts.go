@@ -24,6 +24,10 @@ func Parts(release string, getenv func(string) string) cli.Parts {
 		RunServe: func(ctx context.Context, o cli.ServeOptions, log *slog.Logger) error {
 			return Serve(ctx, o, release, getenv, log)
 		},
+		Arrays: func(ctx context.Context, config, socket string) ([]cli.Array, error) {
+			return listArrays(ctx, config, socket, getenv)
+		},
+		Rescan:       func(ctx context.Context, o cli.RescanOptions) (cli.Rescan, error) { return rescan(ctx, o, getenv) },
 		InspectDisks: inspectDisks,
 		OpenDisks:    openDisks,
 		ServeLUNs:    serveLUNs,

@@ -19,10 +19,14 @@ SIGTERM; after a restart its volumes are served again first, and initiators ride
 through it.
 
 Flags win over the configuration. It listens on the portals it is told, and
-nowhere else.`,
+nowhere else. A portal may be put in a portal group by a number after a comma:
+the multipath software of hosts takes each group for a port of its own (ALUA).
+
+The commands below ask the array that runs, except for rescan.`,
 		Example: `  cleave array --config /etc/cleave/cleave.yaml
-  cleave array --state /var/lib/cleave/array --pool a=/srv/a --pool b=/srv/b --portal 192.0.2.10:3260`,
-		Args: cobra.NoArgs,
+  cleave array --state /var/lib/cleave/array --pool a=/srv/a --pool b=/srv/b --portal 192.0.2.10:3260
+  cleave array --config /etc/cleave/cleave.yaml --portal 192.0.2.10:3260 --portal 198.51.100.10:3260,2
+  cleave array show`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			log, err := a.logger()
 			if err != nil {
@@ -41,8 +45,17 @@ nowhere else.`,
 	f.StringVar(&o.Config, "config", a.env("CLEAVE_CONFIG"), "configuration file (YAML)")
 	f.StringVar(&o.State, "state", "", "directory of the array's own records; not in a pool")
 	f.StringArrayVar(&pools, "pool", nil, "pool as NAME=DIRECTORY, one for each disk; repeat it")
-	f.StringArrayVar(&o.Portals, "portal", nil, "ADDRESS:PORT to serve iSCSI on; repeat it for several")
+	f.StringArrayVar(&o.Portals, "portal", nil, "ADDRESS:PORT[,GROUP] to serve iSCSI on, in portal group 1 unless it says another; repeat it for several")
 	f.StringVar(&o.IQN, "iqn", "", "name of the iSCSI target")
+	if a.parts.Arrays != nil {
+		c.AddCommand(a.arrayListCommand())
+	}
+	if a.parts.Storage != nil {
+		c.AddCommand(a.arrayShowCommand(), a.arrayEventsCommand())
+	}
+	if a.parts.Rescan != nil {
+		c.AddCommand(a.arrayRescanCommand())
+	}
 	return c
 }
 

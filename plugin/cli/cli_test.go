@@ -34,6 +34,8 @@ func parts(socket string, storage Storage) Parts {
 		Service:       func(socket string) Control { return api.NewClient(socket) },
 		Storage:       func(string) Storage { return storage },
 		RunArray:      func(context.Context, ArrayOptions, *slog.Logger) error { return nil },
+		Arrays:        func(context.Context, string, string) ([]Array, error) { return nil, nil },
+		Rescan:        func(context.Context, RescanOptions) (Rescan, error) { return Rescan{}, nil },
 		RunServe:      func(context.Context, ServeOptions, *slog.Logger) error { return nil },
 		ServeLUNs:     func(context.Context, LUNOptions, func([]ServedLUN) error, *slog.Logger) error { return nil },
 		InspectDisks:  func(context.Context, []string) (*recovery.Report, Disks, error) { return nil, Disks{}, nil },

@@ -228,6 +228,7 @@ type fakeStorage struct {
 	initiators []Initiator
 	secrets    map[string]string
 	splits     []Split
+	masks      []Mask
 }
 
 func (f *fakeStorage) Close() error { return nil }
@@ -367,4 +368,45 @@ func (f *fakeStorage) Pools(context.Context) ([]Pool, error) {
 		{Name: "b", Dir: "/srv/b", Size: 100 << 30, Free: 2 << 30},
 		{Name: "c", Dir: "/srv/c", Size: 100 << 30, Free: 90 << 30},
 	}, nil
+}
+
+func (f *fakeStorage) Status(ctx context.Context) (ArrayStatus, error) {
+	pools, err := f.Pools(ctx)
+	return ArrayStatus{
+		IQN: "iqn.2026-01.test:main", PID: 1, Started: time.Unix(0, 0), Pools: pools, Problems: []string{"pool b: little room is left"},
+		Portals:  []TargetPortal{{Address: "127.0.0.1:3260", Group: 1}, {Address: "127.0.0.1:3261", Group: 2}},
+		Sessions: []TargetSession{{Initiator: "iqn.2026-01.test:h", From: "127.0.0.1:40000", Since: time.Unix(0, 0)}},
+	}, err
+}
+
+func (f *fakeStorage) Events(_ context.Context, q EventQuery) ([]Event, error) {
+	var out []Event
+	for _, e := range []Event{
+		{Seq: 3, At: time.Unix(60, 0), Kind: "pool-low", Severity: "warning", Pool: "b", Text: "pool b: little room is left"},
+		{Seq: 4, At: time.Unix(120, 0), Kind: "resync-done", Severity: "info", Volume: "db", Text: "mirror m1 is in sync"},
+	} {
+		if e.Seq > q.After && !e.At.Before(q.Since) && (q.Volume == "" || q.Volume == e.Volume) && (q.Severity == "" || q.Severity == e.Severity) {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+func (f *fakeStorage) Masks(context.Context) ([]Mask, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.masks), nil
+}
+
+func (f *fakeStorage) SetMask(_ context.Context, of, initiator, access string) error {
+	if _, err := f.volume(of, func(*Volume) error { return nil }); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.masks = slices.DeleteFunc(f.masks, func(m Mask) bool { return m.Volume == of && m.Initiator == initiator })
+	if access != "none" {
+		f.masks = append(f.masks, Mask{Initiator: initiator, LUN: 1, Access: access, Kind: "volume", Of: "v-" + of, Volume: of})
+	}
+	return nil
 }

@@ -28,6 +28,11 @@ type Parts struct {
 	// ends. They return when all has been closed.
 	RunArray func(ctx context.Context, o ArrayOptions, log *slog.Logger) error
 	RunServe func(ctx context.Context, o ServeOptions, log *slog.Logger) error
+	// Arrays asks the arrays of a configuration ("": the one at the data plane's
+	// socket) how they are; one that does not answer is among them.
+	Arrays func(ctx context.Context, config, socket string) ([]Array, error)
+	// Rescan makes the catalogue of an embedded array that does not run anew.
+	Rescan func(ctx context.Context, o RescanOptions) (Rescan, error)
 	// InspectDisks describes what is on devices of this host that belong
 	// together, and OpenDisks opens volumes on them, by name or UUID (none:
 	// all) until the Disks are closed. Both do so in a process of its own:
@@ -60,7 +65,7 @@ type ArrayOptions struct {
 	Socket  string
 	State   string
 	Pools   map[string]string // directory by name
-	Portals []string
+	Portals []string          // ADDRESS:PORT[,GROUP]
 	IQN     string
 }
 
@@ -165,6 +170,15 @@ type Storage interface {
 	RemoveInitiator(ctx context.Context, iqn string) error
 
 	Pools(ctx context.Context) ([]Pool, error)
+	// Status describes the data plane at a glance.
+	Status(ctx context.Context) (ArrayStatus, error)
+	// Events are those that match and are still kept, oldest first.
+	Events(ctx context.Context, q EventQuery) ([]Event, error)
+
+	// Masks are who sees which LUN, by initiator and number. SetMask says what
+	// one initiator may do with a volume (by name) or a snapshot (by ID).
+	Masks(ctx context.Context) ([]Mask, error)
+	SetMask(ctx context.Context, of, initiator, access string) error
 }
 
 // Volume is a volume as an operator sees it. Sizes are bytes.

@@ -74,7 +74,7 @@ Exit status: 0 ok, 1 failed, 2 usage, 3 partial or level not reached,
 		commands = append(commands, a.vmCommand(), a.explainCommand(), a.snapshotCommand(), a.execCommand(), a.doctorCommand())
 	}
 	if p.Storage != nil {
-		commands = append(commands, a.volumeCommand(), a.mirrorCommand(), a.initiatorCommand())
+		commands = append(commands, a.volumeCommand(), a.mirrorCommand(), a.initiatorCommand(), a.maskCommand())
 	}
 	if p.RunArray != nil {
 		commands = append(commands, a.arrayCommand())

@@ -203,6 +203,9 @@ func (p *plane) routes() http.Handler {
 	on("POST /publications", with(func(r *http.Request, in remote.Publication) (any, error) { return p.publish(r.Context(), in) }))
 	on("DELETE /publications", func(r *http.Request) (any, error) { return nil, p.unexpose(r.Context(), kindView, r.FormValue("name")) })
 
+	on("GET /masks", func(*http.Request) (any, error) { return p.masks(), nil })
+	on("PUT /masks", with(func(r *http.Request, in remote.MaskRequest) (any, error) { return nil, p.setMask(r.Context(), in) }))
+
 	on("GET /initiators", func(*http.Request) (any, error) { return p.initiators(), nil })
 	on("PUT /initiators/{iqn}", with(func(r *http.Request, in remote.Initiator) (any, error) {
 		in.IQN = r.PathValue("iqn")

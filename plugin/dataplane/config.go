@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
 	"github.com/cleave-san/cleave/iscsi"
+	"github.com/cleave-san/cleave/iscsi/target"
 )
 
 // Config is what a data plane runs with. StateDir, Pools, Portals, IQN and
@@ -20,7 +22,7 @@ type Config struct {
 	// Pools are directories by name, one for each disk.
 	Pools map[string]string
 	// Portals are where iSCSI is served, and nowhere else.
-	Portals []netip.AddrPort
+	Portals []Portal
 	// Advertise are further addresses by which initiators reach the portals,
 	// e.g. through a NAT. Paths name them first.
 	Advertise []netip.AddrPort
@@ -47,6 +49,16 @@ type Config struct {
 	// Ready, if set, is called once everything is served.
 	Ready func(remote.Status)
 }
+
+// Portal is an address where iSCSI is served, and the portal group that it is in:
+// what multipath software of hosts takes for one port of the array (RFC 7143
+// section 4.4.2).
+type Portal struct {
+	Addr  netip.AddrPort
+	Group uint16 // its tag; 0: target.DefaultPortalGroup
+}
+
+func (p Portal) group() uint16 { return cmp.Or(p.Group, target.DefaultPortalGroup) }
 
 func (c *Config) check() error {
 	switch {

@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"math/rand/v2"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -14,7 +13,7 @@ import (
 // what was not is either done or not, and can be done or undone again.
 func TestKillDuringExposing(t *testing.T) {
 	cfg := config(t)
-	cfg.Portals = []netip.AddrPort{port(t)}
+	cfg.Portals = []Portal{{Addr: port(t)}}
 	cmd := spawn(t, cfg)
 	c := remote.New(cfg.Socket)
 	v := volume(t, c, "db", 8<<20)

@@ -40,10 +40,15 @@ func names(list []string) ([]iscsi.Name, error) {
 }
 
 // expose serves what want describes (all but its number), or adds initiators
-// and the right to write to the LUN that there is.
+// and their right to write to the LUN that there is.
 func (p *plane) expose(want lunRecord) (driver.Path, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.add(want)
+}
+
+// add is expose with p.mu held.
+func (p *plane) add(want lunRecord) (driver.Path, error) {
 	next := p.rec.clone()
 	if l := next.find(want.Kind, want.Of); l != nil {
 		return p.widen(next, l, want)
@@ -87,15 +92,17 @@ func (p *plane) widen(next *record, l *lunRecord, want lunRecord) (driver.Path, 
 		return driver.Path{}, driver.Errorf(driver.InvalidRequest, "%s %q has %d bytes, at %s there are %d", l.Kind, l.Of, l.Size, want.Socket, want.Size)
 	}
 	l.Socket, l.Export = want.Socket, want.Export
+	writable := l.Writable
 	for _, n := range want.Initiators {
-		if !slices.Contains(l.Initiators, n) {
-			l.Initiators = append(l.Initiators, n)
+		if want.Writable {
+			l.grant(n, readWrite)
+		} else if l.access(n) == noAccess {
+			l.grant(n, readOnly)
 		}
 	}
-	raised := want.Writable && !l.Writable
-	l.Writable = l.Writable || want.Writable
-	if s, ok := p.devices[l.Number].(*split); ok && raised {
-		if err := s.raise(); err != nil {
+	raised := l.Writable && !writable
+	if raised {
+		if err := p.raise(*l); err != nil {
 			return driver.Path{}, err
 		}
 	}
@@ -108,13 +115,14 @@ func (p *plane) widen(next *record, l *lunRecord, want lunRecord) (driver.Path, 
 			return driver.Path{}, err
 		}
 	}
+	// Masks first: those that may only read don't write in between.
+	if err := p.mask(next, l.Initiators); err != nil {
+		return driver.Path{}, err
+	}
 	if raised {
 		if err := p.target.SetWritable(p.c.IQN, l.Number, true); err != nil {
 			return driver.Path{}, fmt.Errorf("LUN %d: %w", l.Number, err)
 		}
-	}
-	if err := p.mask(next, l.Initiators); err != nil {
-		return driver.Path{}, err
 	}
 	return p.path(*l), nil
 }
@@ -140,10 +148,23 @@ func (p *plane) reopen(l lunRecord) error {
 	return err
 }
 
+// raise makes what is behind a LUN ready to be written to.
+func (p *plane) raise(l lunRecord) error {
+	if s, ok := p.devices[l.Number].(*split); ok {
+		return s.raise()
+	}
+	return nil
+}
+
 // unexpose takes a LUN away. What is not exposed is success.
 func (p *plane) unexpose(ctx context.Context, k kind, of string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.remove(ctx, k, of)
+}
+
+// remove is unexpose with p.mu held.
+func (p *plane) remove(ctx context.Context, k kind, of string) error {
 	l := p.rec.find(k, of)
 	if l == nil {
 		return nil
@@ -212,9 +233,14 @@ func (p *plane) path(l lunRecord) driver.Path {
 // that they could connect to, and is only named where there is nothing better.
 func (p *plane) portalNames() []string {
 	var out []string
-	for _, a := range append(slices.Clone(p.c.Advertise), p.portals...) {
-		if !a.Addr().IsUnspecified() || len(p.c.Advertise) == 0 {
+	for _, a := range p.c.Advertise {
+		if !a.Addr().IsUnspecified() {
 			out = append(out, a.String())
+		}
+	}
+	for _, o := range p.portals {
+		if !o.Addr.Addr().IsUnspecified() || len(p.c.Advertise) == 0 {
+			out = append(out, o.Addr.String())
 		}
 	}
 	return out

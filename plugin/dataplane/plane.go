@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -25,7 +24,7 @@ type plane struct {
 	log     *slog.Logger
 	array   *embedded.Array
 	target  *target.Server
-	portals []netip.AddrPort // bound
+	portals []Portal // bound
 	started time.Time
 
 	// handed counts the snapshots whose descriptors others have.
@@ -53,7 +52,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		}
 	}
 	p.array, err = embedded.Open(ctx, embedded.Options{
-		StateDir: filepath.Join(c.StateDir, "array"), Pools: c.Pools, Logger: log,
+		StateDir: ArrayState(c.StateDir), Pools: c.Pools, Logger: log,
 		ResyncRate: c.ResyncRate,
 	})
 	if err != nil {
@@ -76,15 +75,18 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return fmt.Errorf("data plane: %w", err)
 	}
 	for _, portal := range c.Portals {
-		bound, err := p.target.Listen(ctx, portal)
+		bound, err := p.target.ListenGroup(ctx, portal.Addr, portal.group())
 		if err != nil {
 			return fmt.Errorf("data plane: %w", err)
 		}
-		p.portals = append(p.portals, bound)
+		p.portals = append(p.portals, Portal{Addr: bound, Group: portal.group()})
 	}
 	// Only now: whoever can ask finds everything served.
 	return p.control(ctx)
 }
+
+// ArrayState is where the array's records are in a Config's StateDir.
+func ArrayState(stateDir string) string { return filepath.Join(stateDir, "array") }
 
 func (p *plane) recordPath() string { return filepath.Join(p.c.StateDir, "target.json") }
 func (p *plane) secrets() string    { return filepath.Join(p.c.StateDir, "secrets") }

@@ -69,7 +69,7 @@ func config(t *testing.T) Config {
 	return Config{
 		StateDir: filepath.Join(dir, "state"),
 		Pools:    map[string]string{"a": filepath.Join(dir, "a"), "b": filepath.Join(dir, "b"), "c": filepath.Join(dir, "c")},
-		Portals:  []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")},
+		Portals:  []Portal{{Addr: netip.MustParseAddrPort("127.0.0.1:0")}},
 		IQN:      targetIQN, Socket: filepath.Join(dir, "control"),
 	}
 }

@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +22,7 @@ func TestProvider(t *testing.T) {
 	arraytest.Run(t, func(whole *testing.T) *arraytest.Lab {
 		t := whole
 		cfg := config(t)
-		cfg.Portals = []netip.AddrPort{port(t)}
+		cfg.Portals = []Portal{{Addr: port(t)}}
 		c, stop := run(t, cfg)
 		l := &arraytest.Lab{Driver: c, Initiator: bob}
 		hangUp := map[driver.VolumeID][]func(){}

@@ -38,7 +38,10 @@ type lunRecord struct {
 	Identity   lun.Identity `json:"identity"`
 	Size       int64        `json:"size"`
 	Initiators []iscsi.Name `json:"initiators"`
-	Writable   bool         `json:"writable"`
+	// Writable is true if somebody may write: all Initiators but those in
+	// ReadOnly. Where nobody may, ReadOnly is empty.
+	Writable bool         `json:"writable"`
+	ReadOnly []iscsi.Name `json:"readOnly,omitempty"`
 	// Views only.
 	Socket   string `json:"socket,omitempty"`
 	Export   string `json:"export,omitempty"`
@@ -55,7 +58,9 @@ type initiatorRecord struct {
 	Mutual     string     `json:"mutualSecretFile,omitempty"`
 }
 
-const recordVersion = 1
+// recordVersion is what this program writes. Version 1 had no ReadOnly: a program
+// that knows no other would let those initiators write, and refuses this one.
+const recordVersion = 2
 
 func loadRecord(path string) (*record, error) {
 	r := &record{Version: recordVersion, Next: 1}
@@ -66,12 +71,13 @@ func loadRecord(path string) (*record, error) {
 	if err == nil {
 		err = json.Unmarshal(b, r)
 	}
-	if err == nil && r.Version != recordVersion {
-		err = fmt.Errorf("is of version %d, this program knows %d", r.Version, recordVersion)
+	if err == nil && (r.Version < 1 || r.Version > recordVersion) {
+		err = fmt.Errorf("is of version %d, this program knows 1 to %d", r.Version, recordVersion)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("record of the target %s: %w", path, err)
 	}
+	r.Version = recordVersion
 	return r, nil
 }
 
@@ -124,6 +130,7 @@ func (r *record) clone() *record {
 	c.LUNs = slices.Clone(r.LUNs)
 	for i := range c.LUNs {
 		c.LUNs[i].Initiators = slices.Clone(c.LUNs[i].Initiators)
+		c.LUNs[i].ReadOnly = slices.Clone(c.LUNs[i].ReadOnly)
 	}
 	c.Initiators = slices.Clone(r.Initiators)
 	return &c
@@ -163,7 +170,7 @@ func (r *record) grants(who iscsi.Name) []mask.Grant {
 	var g []mask.Grant
 	for _, l := range r.LUNs {
 		if slices.Contains(l.Initiators, who) {
-			g = append(g, mask.Grant{LUN: uint16(l.Number)})
+			g = append(g, mask.Grant{LUN: uint16(l.Number), ReadOnly: l.access(who) != readWrite})
 		}
 	}
 	return g

@@ -55,7 +55,7 @@ func TestDamagedRecord(t *testing.T) {
 // nothing is left running.
 func TestConfiguration(t *testing.T) {
 	busy := config(t)
-	busy.Portals = append(busy.Portals[:0:0], port(t))
+	busy.Portals = append(busy.Portals[:0:0], Portal{Addr: port(t)})
 	_, stop := run(t, busy)
 	defer stop()
 	for want, change := range map[string]func(*Config){

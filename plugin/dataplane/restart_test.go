@@ -34,7 +34,7 @@ func spawn(t *testing.T, c Config) *exec.Cmd {
 	b, err := json.Marshal(struct {
 		StateDir, Socket string
 		Pools            map[string]string
-		Portals          []netip.AddrPort
+		Portals          []Portal
 		IQN              string
 	}{c.StateDir, c.Socket, c.Pools, c.Portals, string(c.IQN)})
 	if err != nil {
@@ -79,7 +79,7 @@ func port(t *testing.T) netip.AddrPort {
 func TestKillTheDaemon(t *testing.T) {
 	need(t, "qemu-io")
 	cfg := config(t)
-	cfg.Portals = []netip.AddrPort{port(t)}
+	cfg.Portals = []Portal{{Addr: port(t)}}
 	first := spawn(t, cfg)
 	c := remote.New(cfg.Socket)
 	v := volume(t, c, "db", 64<<20)

@@ -12,8 +12,11 @@ import (
 
 func (p *plane) status() remote.Status {
 	s := remote.Status{
-		IQN: string(p.c.IQN), Portals: p.portalNames(), Started: p.started.UTC(), PID: os.Getpid(),
+		IQN: string(p.c.IQN), Portals: p.portalNames(), Listening: []remote.Portal{}, Started: p.started.UTC(), PID: os.Getpid(),
 		Sessions: []remote.Session{}, LUNs: []remote.LUN{}, Pools: []remote.Pool{}, Problems: []string{},
+	}
+	for _, x := range p.portals {
+		s.Listening = append(s.Listening, remote.Portal{Address: x.Addr.String(), Group: x.Group})
 	}
 	for _, x := range p.target.Sessions() {
 		s.Sessions = append(s.Sessions, remote.Session{

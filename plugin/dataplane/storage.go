@@ -2,7 +2,7 @@ package dataplane
 
 import (
 	"context"
-	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/cleave-san/cleave/arrays/driver"
@@ -207,10 +207,7 @@ func (p *plane) ourPortal(s string) bool {
 	if err != nil {
 		return false
 	}
-	for _, o := range append(append([]netip.AddrPort{}, p.c.Advertise...), p.portals...) {
-		if o == a || o.Addr().IsUnspecified() && o.Port() == a.Port() {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(p.c.Advertise, a) || slices.ContainsFunc(p.portals, func(o Portal) bool {
+		return o.Addr == a || o.Addr.Addr().IsUnspecified() && o.Addr.Port() == a.Port()
+	})
 }

@@ -77,7 +77,8 @@ func (c *Client) ResizeVolume(ctx context.Context, v driver.VolumeID, size int64
 }
 
 // ExposeVolume serves a volume to initiators, besides those that have it
-// already.
+// already. Only those that are named, and only unless readOnly, get the right to
+// write; none loses it.
 func (c *Client) ExposeVolume(ctx context.Context, v driver.VolumeID, initiators []string, readOnly bool) (p driver.Path, err error) {
 	err = c.call(ctx, fmt.Sprintf("exposing volume %q", v), http.MethodPost, "/volumes/"+esc(v)+"/expose", ExposeVolumeRequest{initiators, readOnly}, &p)
 	return p, err
@@ -136,6 +137,20 @@ func (c *Client) StopScrub(ctx context.Context, v driver.VolumeID) error {
 func (c *Client) Snapshots(ctx context.Context) (ss []Snapshot, err error) {
 	err = c.call(ctx, "listing snapshots", http.MethodGet, "/snapshots", nil, &ss)
 	return ss, err
+}
+
+// Masks lists who sees which LUN, by initiator and number.
+func (c *Client) Masks(ctx context.Context) (ms []Mask, err error) {
+	err = c.call(ctx, "listing masks", http.MethodGet, "/masks", nil, &ms)
+	return ms, err
+}
+
+// SetMask says what one initiator may do with a volume (by name or ID) or a
+// snapshot (by ID), and changes nothing for others. The LUN is made if this is
+// its first initiator, under a mask that is there before it; it is taken away
+// with its last. What is so already is success.
+func (c *Client) SetMask(ctx context.Context, of, initiator, access string) error {
+	return c.call(ctx, fmt.Sprintf("setting the mask of %q for %s", of, initiator), http.MethodPut, "/masks", MaskRequest{of, initiator, access}, nil)
 }
 
 // Initiators lists who may log in.

@@ -121,6 +121,32 @@ type Pool struct {
 	Reason      string `json:"reason,omitempty"`
 }
 
+// Accesses of an initiator to a LUN.
+const (
+	ReadWrite = "rw"
+	ReadOnly  = "ro"
+	NoAccess  = "none"
+)
+
+// Mask says that an initiator sees a LUN.
+type Mask struct {
+	Initiator string       `json:"initiator"` // "*": every one without a mask of its own
+	LUN       uint64       `json:"lun"`
+	Access    string       `json:"access"`
+	Sessions  int          `json:"sessions"`         // in which it is logged in now
+	Kind      string       `json:"kind"`             // "volume", "snapshot", "view"
+	Of        string       `json:"of"`               // the volume's or snapshot's ID, the view's name
+	Volume    string       `json:"volume,omitempty"` // name of the volume, or of the one that the snapshot is of
+	Identity  lun.Identity `json:"identity"`
+}
+
+// MaskRequest asks for what one initiator may do with a volume or snapshot.
+type MaskRequest struct {
+	Of        string `json:"of"` // volume by name or ID, snapshot by ID
+	Initiator string `json:"initiator"`
+	Access    string `json:"access"`
+}
+
 // Initiator may log in. Secrets go in and never come out.
 type Initiator struct {
 	IQN        string   `json:"iqn"`
@@ -149,16 +175,24 @@ type Publication struct {
 
 // Status is the data plane at a glance.
 type Status struct {
-	IQN      string    `json:"iqn"`
-	Portals  []string  `json:"portals"`
-	Started  time.Time `json:"started"`
-	PID      int       `json:"pid"`
-	Sessions []Session `json:"sessions"`
-	LUNs     []LUN     `json:"luns"`
-	Pools    []Pool    `json:"pools"`
+	IQN     string   `json:"iqn"`
+	Portals []string `json:"portals"` // as initiators are told
+	// Listening are the portals that iSCSI is served on.
+	Listening []Portal  `json:"listening"`
+	Started   time.Time `json:"started"`
+	PID       int       `json:"pid"`
+	Sessions  []Session `json:"sessions"`
+	LUNs      []LUN     `json:"luns"`
+	Pools     []Pool    `json:"pools"`
 	// Problems are what an operator should look at, one line each. Empty is
 	// healthy.
 	Problems []string `json:"problems"`
+}
+
+// Portal is an address that iSCSI is served on, and its portal group.
+type Portal struct {
+	Address string `json:"address"`
+	Group   uint16 `json:"group"`
 }
 
 // Session is an initiator that is logged in.

@@ -37,6 +37,7 @@ const patience = time.Minute
 //	listen ADDR        listens there until the script's end
 //	up NAME ARGS…      starts `cleave ARGS…` and waits until it has said a line on stdout, which becomes NAME.out
 //	daemon NAME ARGS…  starts `cleave ARGS…` and waits for nothing
+//	hear NAME TEXT     waits until it has said TEXT, on stdout or stderr
 //	ask ARGS…          runs `cleave ARGS…` until it succeeds
 //	down NAME [N]      sends it SIGTERM and waits; its exit status is N, or 0; what it said on stderr becomes NAME.err
 //	crash NAME         sends it SIGKILL and waits
@@ -102,6 +103,10 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 		ts.Check(os.WriteFile(ts.MkAbs(args[0]+".out"), []byte(d.out.String()), 0o600))
 	},
 	"daemon": func(ts *testscript.TestScript, _ bool, args []string) { begin(ts, args) },
+	"hear": func(ts *testscript.TestScript, _ bool, args []string) {
+		d := named(ts, args[0])
+		wait(ts, fmt.Sprintf("%s does not say %q", args[0], args[1]), func() bool { return strings.Contains(d.out.String()+d.errs.String(), args[1]) })
+	},
 	"ask": func(ts *testscript.TestScript, _ bool, args []string) {
 		wait(ts, fmt.Sprintf("cleave %v fails", args), func() bool { return runCleave(ts, args) == 0 })
 	},
