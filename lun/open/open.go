@@ -33,12 +33,17 @@ import (
 type Source struct {
 	Name   string
 	Device lun.Device
+
+	// Containers has the device looked at as a file that may be a virtual disk
+	// (qcow2, VHDX, VHD), whose content is then probed. It is off for the disks
+	// of guests, which could write the first bytes of a container themselves.
+	Containers bool
 }
 
 // Disk is one source and what was found directly on it.
 type Disk struct {
 	Source
-	Container string           // "raw"
+	Container string           // "raw", "qcow2", "vhdx", "vhd", whose content Device is, or "damaged"
 	Table     *partition.Table // nil: not partitioned
 	PVs       []*lvm2.PV
 }
@@ -50,6 +55,8 @@ type Contents struct {
 	// Damage is what carries a signature and can't be read. The rest was
 	// probed all the same.
 	Damage []error
+	// Warnings are about what is read all the same.
+	Warnings []error
 
 	held int // bytes of metadata text read so far
 }
@@ -76,7 +83,13 @@ func Probe(ctx context.Context, sources ...Source) (*Contents, error) {
 			return nil, err
 		}
 		d := &Disk{Source: s, Container: "raw"}
-		if err := c.probeDisk(d); err != nil {
+		err := c.enter(d)
+		if err == nil {
+			err = c.probeDisk(d)
+		} else if c.damaged(d, err) {
+			d.Container, err = "damaged", nil
+		}
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Name, err)
 		}
 		c.Disks = append(c.Disks, d)

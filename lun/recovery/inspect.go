@@ -126,6 +126,9 @@ func Inspect(ctx context.Context, c *open.Contents) (*Report, error) {
 	for _, err := range c.Damage {
 		r.Findings = append(r.Findings, finding(err))
 	}
+	for _, err := range c.Warnings {
+		r.Findings = append(r.Findings, finding(err))
+	}
 	for i, d := range c.Disks {
 		r.Disks = append(r.Disks, inspectDisk(c, i, d, owner))
 		if d.Table != nil {

@@ -19,6 +19,7 @@ func sources(paths []string) (s worker.Spec, closeAll func() error, err error) {
 		}
 		return errors.Join(errs...)
 	}
+	s.Containers = true
 	for _, path := range paths {
 		f, err := open.File(path)
 		if err != nil {

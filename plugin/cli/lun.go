@@ -21,7 +21,7 @@ func (a *app) lunCommand() *cobra.Command {
 		Long: `Look into a LUN: partitions, LVM volume groups, and the snapshots that a guest made inside its own disk.
 
 SRC is a file or a block device, opened for reading only (but for lun serve); nothing is mounted or activated. Give it several times where a
-volume group spans several disks.
+volume group spans several disks. The content of a virtual disk (qcow2, VHDX, VHD in a single file) is meant, not the file's own bytes.
 
 Volumes have names: "disk" is the whole content, "p1" the first partition, "vg/lv" a logical volume or a snapshot. Among
 several SRC, disks and partitions are numbered: "1:disk", "2:p1". A UUID is as good as a name.`,

@@ -73,7 +73,7 @@ func launch(m mode, s *Spec, c config, id uint32, extra []*os.File) (_ *process,
 		files = append(files, f)
 		c.Sources = append(c.Sources, cs)
 	}
-	c.Memory = s.Limits.Memory
+	c.Memory, c.Containers = s.Limits.Memory, s.Containers
 	line, err := json.Marshal(c)
 	if err != nil {
 		return nil, err

@@ -277,7 +277,7 @@ func (c *config) open(ctx context.Context) ([]open.Source, error) {
 	var sources []open.Source
 	for _, s := range c.Sources {
 		f := os.NewFile(uintptr(s.FD), s.Name)
-		src := open.Source{Name: s.Name}
+		src := open.Source{Name: s.Name, Containers: c.Containers}
 		if s.NBD {
 			conn, err := net.FileConn(f)
 			f.Close()

@@ -46,6 +46,7 @@ type config struct {
 	ReadOnly   bool                `json:"readOnly,omitempty"`
 	Detachable bool                `json:"detachable,omitempty"`
 	Memory     int64               `json:"memory"`
+	Containers bool                `json:"containers,omitempty"`
 }
 
 type configSource struct {

@@ -24,6 +24,9 @@ type Source struct {
 // Spec says what a worker is to open and how.
 type Spec struct {
 	Sources []Source
+	// Containers has the sources looked at as files that may be virtual disks,
+	// whose contents are then meant; see open.Source.
+	Containers bool
 
 	// Snapshots chooses what Start recovers, by UUID; see
 	// recovery.ViewOptions.

@@ -71,8 +71,9 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 		return nil, errors.New("recovery worker's answer makes no sense: not one export for each device")
 	}
 	for i, e := range rep.View.Exports {
-		// A view never changes a size; who says so is not to be trusted.
-		if want := s.Sources[i].Device.Size(); e.Size != want {
+		// A view never changes a size, but for that of a container; who says so
+		// is not to be trusted.
+		if want := s.Sources[i].Device.Size(); e.Size != want && !s.Containers {
 			p.end()
 			return nil, fmt.Errorf("recovery worker serves %s with %d bytes, it has %d", s.Sources[i].Name, e.Size, want)
 		}
