@@ -109,7 +109,7 @@ func (s *servers) open(ctx context.Context, l load) (p bench.Pair, err error) {
 			}
 			requests, seconds, err := l.run(ctx, tool, sv)
 			if err != nil {
-				return nil, fmt.Errorf("%s on %s: %w", client, sv.name, err)
+				return nil, sv.explain(fmt.Errorf("%s: %w", client, err))
 			}
 			after, err := sv.cpu()
 			if err != nil {

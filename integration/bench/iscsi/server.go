@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,8 +32,37 @@ type server struct {
 	portal, iqn  string
 	lun          int
 	user, secret string
-	secretFile   string
 	process      *exec.Cmd
+	said         *lastWords
+}
+
+// lastWords is the end of what a server has written on its standard error.
+type lastWords struct {
+	mu  sync.Mutex
+	end []byte
+}
+
+// mostWords is how much of it is kept, in bytes.
+const mostWords = 4 << 10
+
+func (w *lastWords) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.end = append(w.end, p...)
+	if n := len(w.end) - mostWords; n > 0 {
+		w.end = append(w.end[:0], w.end[n:]...)
+	}
+	return len(p), nil
+}
+
+// explain adds to an error of a server what it said.
+func (s server) explain(err error) error {
+	if err == nil || s.said == nil {
+		return err
+	}
+	s.said.mu.Lock()
+	defer s.said.mu.Unlock()
+	return fmt.Errorf("%s: %w; its last words: %q", s.name, err, bytes.TrimSpace(s.said.end))
 }
 
 // servers are those of the family, each started when it is first needed.
@@ -71,13 +101,19 @@ func (s *servers) prepare() error {
 	return f.Close()
 }
 
-// cleave starts `cleave lun serve`, with CHAP or without.
+// cleave starts `cleave lun serve`, with CHAP or without. It takes the file for
+// itself, so the other one ends.
 func (s *servers) cleave(ctx context.Context, chap bool) (server, error) {
 	if err := s.prepare(); err != nil {
 		return server{}, err
 	}
 	if sv := s.ours[chap]; sv != nil {
 		return *sv, nil
+	}
+	if other := s.ours[!chap]; other != nil {
+		delete(s.ours, !chap)
+		other.process.Process.Kill() //nolint:errcheck // it may have ended by itself
+		other.process.Wait()         //nolint:errcheck // killed
 	}
 	if s.exe == "" {
 		exe := filepath.Join(s.memory, "cleave")
@@ -95,14 +131,17 @@ func (s *servers) cleave(ctx context.Context, chap bool) (server, error) {
 	sv := server{name: "cleave", portal: portal, iqn: "iqn.2026-01.org.example:ours", lun: 0}
 	args := []string{"lun", "serve", s.file, "--portal", portal, "--iqn", sv.iqn}
 	if chap {
-		sv.user, sv.secret, sv.secretFile = chapUser, chapSecret, s.secret
+		sv.user, sv.secret = chapUser, chapSecret
 		args = append(args, "--chap-user", chapUser, "--chap-secret-file", s.secret)
 	}
-	if sv.process, err = s.start(s.exe, args...); err != nil {
+	if err := s.start(&sv, s.exe, args...); err != nil {
 		return server{}, err
 	}
+	if err := answers(ctx, portal); err != nil {
+		return server{}, sv.explain(err)
+	}
 	s.ours[chap] = &sv
-	return sv, answers(ctx, portal)
+	return sv, nil
 }
 
 // tgtd starts the peer, which serves the file under two targets, one of them
@@ -126,13 +165,13 @@ func (s *servers) tgtd(ctx context.Context) (server, string, error) {
 	if err != nil {
 		return server{}, "", err
 	}
-	sv := server{name: "tgtd", portal: portal, iqn: peerIQN, lun: 1, secretFile: s.secret}
+	sv := server{name: "tgtd", portal: portal, iqn: peerIQN, lun: 1}
 	control := strconv.Itoa(10000 + os.Getpid()%20000)
-	if sv.process, err = s.start(program, "-f", "-C", control, "--iscsi", "portal="+portal); err != nil {
+	if err := s.start(&sv, program, "-f", "-C", control, "--iscsi", "portal="+portal); err != nil {
 		return server{}, "", err
 	}
 	if err := answers(ctx, portal); err != nil {
-		return server{}, "", err
+		return server{}, "", sv.explain(err)
 	}
 	for _, line := range []string{
 		"--mode target --op new --tid 1 --targetname " + peerIQN,
@@ -153,14 +192,17 @@ func (s *servers) tgtd(ctx context.Context) (server, string, error) {
 	return sv, s.about, nil
 }
 
-func (s *servers) start(program string, args ...string) (*exec.Cmd, error) {
+func (s *servers) start(sv *server, program string, args ...string) error {
 	cmd := exec.Command(program, args...)
+	sv.said = &lastWords{}
+	cmd.Stderr = sv.said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
+	sv.process = cmd
 	s.ended = append(s.ended, cmd)
-	return cmd, nil
+	return nil
 }
 
 // close ends all servers. tgtd ignores SIGTERM while it has targets.
