@@ -20,7 +20,7 @@ const (
 )
 
 // conn is one TCP connection. Its run goroutine logs it in and is then its
-// reader; a second goroutine is its writer.
+// reader; a second goroutine is its writer, where sendNow doesn't do without.
 type conn struct {
 	srv    *Server
 	nc     net.Conn
@@ -41,8 +41,9 @@ type conn struct {
 	window uint32
 
 	tx        sender
+	direct    direct
 	vec       net.Buffers // the writer's
-	statSN    uint32      // login's, then the writer's
+	statSN    uint32      // login's, then whose turn it is to send
 	expCmdSN  atomic.Uint32
 	credits   atomic.Uint32 // CmdSNs whose commands have not ended
 	sendMax   atomic.Uint32 // the initiator's MaxRecvDataSegmentLength, now
@@ -103,6 +104,7 @@ func (c *conn) run() {
 		return
 	}
 	c.rd.Grow(readBuffer)
+	c.direct.init(c.nc)
 	_ = c.nc.SetDeadline(time.Time{})
 	c.srv.log.Info("iSCSI login", "initiator", c.ss.info.Initiator, "target", c.ss.info.Target,
 		"remote", c.remote, "tsih", c.ss.info.TSIH)

@@ -116,10 +116,11 @@ func (t *task) Put(b []byte) error {
 		return nil
 	}
 	t.sendData(buf, len(b), false)
+	t.conn.tx.work.Signal()
 	return nil
 }
 
-// sendData sends n bytes of buf as Data-In PDUs: each no longer than the initiator
+// sendData queues n bytes of buf as Data-In PDUs: each no longer than the initiator
 // takes, F at the end of each burst (RFC 7143 section 11.7). With status, the
 // last carries it. conn.mu or in.mu is held.
 func (t *task) sendData(buf *buffer, n int, status bool) {
@@ -151,7 +152,7 @@ func (t *task) sendData(buf *buffer, n int, status bool) {
 			}
 		}
 		o.h.SetFlags(flags)
-		c.tx.send(o)
+		c.tx.add(o)
 	}
 }
 
@@ -173,7 +174,7 @@ func (t *task) residual(h *pdu.Header) byte {
 	return 0
 }
 
-// respond sends what is left of the data, and the status. conn.mu is held.
+// respond queues what is left of the data, and the status. conn.mu is held.
 func (t *task) respond() {
 	d := &t.in
 	if d.last != nil {
@@ -185,7 +186,7 @@ func (t *task) respond() {
 		}
 		t.sendData(buf, d.lastN, false)
 	}
-	t.conn.tx.send(t.response())
+	t.conn.tx.add(t.response())
 }
 
 // response makes the SCSI Response PDU (RFC 7143 section 11.4).
@@ -217,7 +218,15 @@ func (t *task) finish() {
 		// the task any more must not be answered before it.
 		t.respond()
 	}
+	alone := len(c.tasks) == 0
 	c.mu.Unlock()
+	switch {
+	case gone:
+	case alone:
+		c.sendNow()
+	default:
+		c.tx.work.Signal()
+	}
 	if gone {
 		t.in.abandon(c)
 	} else {

@@ -34,13 +34,17 @@ const scsiResponseMax = 40
 
 // sender is the writing side of a connection. send never waits; reserve does.
 type sender struct {
-	mu     sync.Mutex
-	work   sync.Cond
-	room   sync.Cond
-	queue  []outgoing
-	owed   int64         // bytes reserved and not yet sent
-	limit  *atomic.Int64 // of owed
-	closed bool
+	mu      sync.Mutex
+	work    sync.Cond
+	room    sync.Cond
+	queue   []outgoing
+	owed    int64         // bytes reserved and not yet sent
+	limit   *atomic.Int64 // of owed
+	closed  bool
+	writing bool    // the writer is at it
+	direct  bool    // somebody sends past the writer, see sendNow
+	rest    []byte  // what the socket did not take of that; goes first
+	lent    *buffer // rest's
 
 	waiting atomic.Int32  // length of queue
 	sent    atomic.Uint64 // batches
@@ -57,18 +61,19 @@ func (s *sender) init(limit *atomic.Int64) {
 
 // send queues a PDU. Once the sender is closed it is forgotten.
 func (s *sender) send(o outgoing) {
+	s.add(o)
+	s.work.Signal()
+}
+
+// add is send by somebody who calls sendNow after it.
+func (s *sender) add(o outgoing) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
-		s.mu.Unlock()
 		return
 	}
 	s.queue = append(s.queue, o)
-	first := len(s.queue) == 1
 	s.waiting.Store(int32(len(s.queue)))
-	s.mu.Unlock()
-	if first {
-		s.work.Signal()
-	}
 }
 
 // reserve waits until n more bytes may wait to be sent. One reservation always
@@ -130,27 +135,33 @@ func (s *sender) close(flush bool) {
 }
 
 // write is the connection's writer: it sends all that is queued in one writev,
-// until the sender is closed or the connection breaks. It alone knows StatSN.
+// until the sender is closed or the connection breaks. StatSN is whose turn it is to
+// send: its own, or sendNow's.
 func (c *conn) write() {
 	s := &c.tx
 	var spare []outgoing
 	var vec [][]byte
 	for {
 		s.mu.Lock()
-		for len(s.queue) == 0 && !s.closed {
+		for s.direct || len(s.queue) == 0 && len(s.rest) == 0 && !s.closed {
 			s.work.Wait()
 		}
-		batch := s.queue
-		s.queue = spare[:0]
+		batch, rest, lent := s.queue, s.rest, s.lent
+		s.queue, s.rest, s.lent = spare[:0], nil, nil
 		s.waiting.Store(0)
-		s.mu.Unlock()
-		if len(batch) == 0 {
+		if len(batch) == 0 && len(rest) == 0 {
+			s.mu.Unlock()
 			return
 		}
+		s.writing = true
+		s.mu.Unlock()
 		if len(batch) >= maxWaiting {
 			s.room.Broadcast()
 		}
 		vec = vec[:0]
+		if len(rest) > 0 {
+			vec = append(vec, rest)
+		}
 		for i := range batch {
 			vec = c.encode(vec, &batch[i])
 		}
@@ -159,15 +170,15 @@ func (c *conn) write() {
 		_, err := c.vec.WriteTo(c.nc)
 		s.busy.Store(false)
 		s.sent.Add(1)
-		var sent int64
-		for i := range batch {
-			batch[i].buf.free()
-			sent += batch[i].debt
-			batch[i].buf, batch[i].data = nil, nil
-		}
+		lent.free()
+		debt := settle(batch)
 		clear(vec)
-		if sent > 0 {
-			s.unreserve(sent)
+		s.mu.Lock()
+		s.writing = false
+		s.owed -= debt
+		s.mu.Unlock()
+		if debt > 0 {
+			s.room.Broadcast()
 		}
 		if err != nil {
 			c.drop("write: " + err.Error())
@@ -178,6 +189,17 @@ func (c *conn) write() {
 			spare = nil
 		}
 	}
+}
+
+// settle gives back the buffers of PDUs that were sent, and returns what they counted
+// for.
+func settle(batch []outgoing) (debt int64) {
+	for i := range batch {
+		batch[i].buf.free()
+		debt += batch[i].debt
+		batch[i].buf, batch[i].data = nil, nil
+	}
+	return debt
 }
 
 // commandWindow is ExpCmdSN and MaxCmdSN (RFC 7143 section 4.2.2.1). A command
