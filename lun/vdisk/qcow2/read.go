@@ -73,7 +73,7 @@ func (d *disk) Extents(off, n int64, fn func(lun.Extent) error) error {
 		m.merged += r.steps
 		switch r.kind {
 		case absent:
-			err = d.backingExtents(off, r.n, m.add)
+			err = d.backingExtents(off, r.n, &m)
 		default:
 			err = m.add(lun.Extent{Off: off, Len: r.n, Hole: r.kind == zero})
 		}
@@ -85,20 +85,25 @@ func (d *disk) Extents(off, n int64, fn func(lun.Extent) error) error {
 	return m.flush()
 }
 
-func (d *disk) backingExtents(off, n int64, fn func(lun.Extent) error) error {
+// backingExtents passes the backing file's own extents on as they are: each may
+// have taken maxSteps, and merging them on every layer would multiply that.
+func (d *disk) backingExtents(off, n int64, m *merger) error {
 	here := int64(0)
 	if d.backing != nil {
 		here = min(max(d.backing.Size()-off, 0), n)
 	}
 	if here > 0 {
-		if err := vdisk.Extents(d.backing, off, here, fn); err != nil {
+		if err := m.flush(); err != nil {
+			return err
+		}
+		if err := vdisk.Extents(d.backing, off, here, m.fn); err != nil {
 			return err
 		}
 	}
 	if here == n {
 		return nil
 	}
-	return fn(lun.Extent{Off: off + here, Len: n - here, Hole: true})
+	return m.add(lun.Extent{Off: off + here, Len: n - here, Hole: true})
 }
 
 // merger puts neighbours that are alike together, up to maxSteps of the tables,
@@ -114,7 +119,6 @@ func (m *merger) add(e lun.Extent) error {
 		m.cur.Len += e.Len
 		return nil
 	}
-	m.merged = 0
 	err := m.flush()
 	m.cur = e
 	return err
@@ -124,5 +128,7 @@ func (m *merger) flush() error {
 	if m.cur.Len == 0 {
 		return nil
 	}
-	return m.fn(m.cur)
+	e := m.cur
+	m.cur, m.merged = lun.Extent{}, 0
+	return m.fn(e)
 }
