@@ -75,6 +75,9 @@ func Open(ctx context.Context, o Options) (_ *Array, err error) {
 	if o.LogIdle <= 0 {
 		o.LogIdle = 5 * time.Second
 	}
+	if o.retryAfter <= 0 {
+		o.retryAfter = o.LogIdle
+	}
 	if o.HoldLimit <= 0 {
 		o.HoldLimit = 5 * time.Second
 	}

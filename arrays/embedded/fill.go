@@ -171,7 +171,7 @@ func (f *fill) run() {
 		f.stalled.Store(&why)
 		v.a.event(ResyncStalled, v, f.p.id, "%s: copying to mirror %s: %v; it is tried again", v.label, f.p.id, err)
 		select {
-		case <-time.After(v.a.o.LogIdle):
+		case <-time.After(v.a.o.retryAfter):
 		case <-f.ctx.Done():
 			return
 		}

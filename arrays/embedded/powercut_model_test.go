@@ -166,6 +166,7 @@ type pcExpect struct {
 	ceiling uint32
 	vols    []pcExpectDevice
 	splits  []pcExpectSplit
+	mapLost bool // more than a loss of power: a map was taken away
 }
 
 type pcExpectDevice struct {
@@ -387,7 +388,9 @@ func (e *pcExpect) checkSwap() error {
 	return nil
 }
 
-const pcZones = 2
+// pcZones is how many writers there are during a split: all but the last write
+// all the time.
+const pcZones = 3
 
 // zone is which of the concurrent writers may write to a sector.
 func zone(i int) int { return i / 64 % pcZones }

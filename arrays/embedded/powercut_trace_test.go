@@ -30,9 +30,13 @@ type pcTrace struct {
 	a    *Array
 	devs map[*pcDevice]*Volume
 	tags int
+	// cleans: under load, one of so many writes is followed by a clean.
+	cleans int
+
+	steps int // that it has
 
 	logMu  sync.Mutex
-	steps  []string
+	taken  []string
 	points []string
 }
 
@@ -75,22 +79,33 @@ func (t *pcTrace) run() error {
 			return fmt.Errorf("create: %w", err)
 		}
 	}
-	sum := 0
-	for _, w := range pcWeights {
-		sum += w.weight
-	}
-	for i := range pcSteps {
+	weights, sum := t.swarm()
+	for i := range t.steps {
 		n, j := t.rng.IntN(sum), 0
-		for n >= pcWeights[j].weight {
-			n -= pcWeights[j].weight
+		for n >= weights[j] {
+			n -= weights[j]
 			j++
 		}
-		t.note(&t.steps, "step %d: %s", i, pcWeights[j].name)
+		t.note(&t.taken, "step %d: %s", i, pcWeights[j].name)
 		if err := pcWeights[j].do(t); err != nil {
 			return fmt.Errorf("step %d, %s: %w", i, pcWeights[j].name, err)
 		}
 	}
 	return t.close()
+}
+
+// swarm gives some steps more weight: what comes seldom in most traces comes often
+// in some, and next to what else comes often in them.
+func (t *pcTrace) swarm() (weights []int, sum int) {
+	t.cleans = 4 + t.rng.IntN(20)
+	for _, w := range pcWeights {
+		n := w.weight
+		if t.rng.IntN(4) == 0 {
+			n += 10
+		}
+		weights, sum = append(weights, n), sum+n
+	}
+	return weights, sum
 }
 
 func (t *pcTrace) note(to *[]string, format string, args ...any) {
@@ -104,7 +119,7 @@ func (t *pcTrace) lately() string {
 	t.logMu.Lock()
 	defer t.logMu.Unlock()
 	last := func(l []string) []string { return l[max(0, len(l)-10):] }
-	return strings.Join(slices.Concat(last(t.steps), last(t.points)), "\n")
+	return strings.Join(slices.Concat(last(t.taken), last(t.points)), "\n")
 }
 
 func (t *pcTrace) open() (err error) {
@@ -248,10 +263,10 @@ func (t *pcTrace) underLoad(fn func() error) error {
 		return fn()
 	}
 	var wg sync.WaitGroup
-	errs := make([]error, pcZones)
+	errs := make([]error, pcZones-1)
 	vols := t.volumes()
 	stop := make(chan struct{})
-	for z := range pcZones {
+	for z := range pcZones - 1 {
 		rng := rand.New(rand.NewPCG(t.rng.Uint64(), 0))
 		wg.Go(func() {
 			for i := 0; errs[z] == nil; i++ {
@@ -263,12 +278,11 @@ func (t *pcTrace) underLoad(fn func() error) error {
 					}
 				}
 				d := vols[rng.IntN(len(vols))]
-				n := 1 + rng.IntN(12)
-				first := rng.IntN(pcSectors/64/pcZones)*64*pcZones + z*64 + rng.IntN(64-n)
+				first, n := inZone(rng, z)
 				if errs[z] = t.change(rng, d, t.devs[d], first, n); errs[z] != nil {
 					return
 				}
-				switch rng.IntN(24) {
+				switch rng.IntN(t.cleans) {
 				case 0:
 					errs[z] = t.syncDevice(d, t.devs[d])
 				case 1:
@@ -318,7 +332,7 @@ func (t *pcTrace) failingSplit() error {
 		e.leave()
 	}
 	var mu sync.Mutex
-	return t.splitWith(func(op disktest.Op, name string) error {
+	fault := func(op disktest.Op, name string) error {
 		mu.Lock()
 		defer mu.Unlock()
 		hit := op == disktest.OpOpen && strings.HasSuffix(name, "catalogue.json.new")
@@ -336,7 +350,47 @@ func (t *pcTrace) failingSplit() error {
 			return syscall.ENOSPC
 		}
 		return syscall.EIO
-	})
+	}
+	if catalogue {
+		fault = t.atCatalogue(fault)
+	}
+	return t.splitWith(fault)
+}
+
+// atCatalogue writes and clears marks whenever the catalogue is about to be
+// written, and so between the instant of a split and its being certain. Then it
+// is for fault, if there is one, to say whether the catalogue is.
+func (t *pcTrace) atCatalogue(fault func(disktest.Op, string) error) func(disktest.Op, string) error {
+	rng, vols := rand.New(rand.NewPCG(t.rng.Uint64(), 0)), t.volumes()
+	var mu sync.Mutex
+	return func(op disktest.Op, name string) error {
+		if op == disktest.OpOpen && strings.HasSuffix(name, "catalogue.json.new") && mu.TryLock() {
+			defer mu.Unlock()
+			for _, d := range vols {
+				first, n := inZone(rng, pcZones-1)
+				if err := t.change(rng, d, t.devs[d], first, n); err != nil {
+					return err
+				}
+				if v := t.devs[d].v; v.cleaning.TryLock() {
+					err := v.cleanLocked(false)
+					v.cleaning.Unlock()
+					if err != nil {
+						return err
+					}
+				}
+			}
+		}
+		if fault == nil {
+			return nil
+		}
+		return fault(op, name)
+	}
+}
+
+// inZone chooses sectors of one writer.
+func inZone(rng *rand.Rand, z int) (first, n int) {
+	n = 1 + rng.IntN(12)
+	return rng.IntN(pcSectors/64/pcZones)*64*pcZones + z*64 + rng.IntN(64-n), n
 }
 
 // begin chooses what to split next.
@@ -398,12 +452,16 @@ func (t *pcTrace) splitWith(fault func(disktest.Op, string) error) error {
 			k.acked, k.begun = t.m.acked(vols[j]), true
 		}
 		t.m.set(func() { t.m.splits = append(t.m.splits, s) })
-		t.fs.Fail(fault)
+		if fault == nil && t.rng.IntN(2) == 0 {
+			t.fs.Fail(t.atCatalogue(nil))
+		} else {
+			t.fs.Fail(fault)
+		}
 		snaps, err := t.splitNow(s.tag, ids)
 		t.fs.Fail(nil)
 		t.m.set(func() { s.last = uint32(len(t.m.ops) - 1) })
 		if err != nil {
-			t.note(&t.steps, "split: %v", err)
+			t.note(&t.taken, "split: %v", err)
 			t.m.set(func() {
 				for _, k := range s.members {
 					k.going, k.gone = true, true

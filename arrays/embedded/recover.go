@@ -254,7 +254,7 @@ func (v *volume) equaliseMarked() {
 		}
 		v.a.event(ResyncStalled, v, lun.Identity{}, "%s: comparing mirrors after a crash: %v; it is tried again", v.label, err)
 		select {
-		case <-time.After(v.a.o.LogIdle):
+		case <-time.After(v.a.o.retryAfter):
 		case <-v.a.bg.Done():
 			return
 		}

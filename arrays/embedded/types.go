@@ -36,6 +36,9 @@ type Options struct {
 	// Default: 5 s.
 	LogIdle time.Duration
 	logUnit int64 // of tests, which want many regions in small volumes
+	// retryAfter is when copying that failed is tried again; of tests. LogIdle if
+	// it is not given.
+	retryAfter time.Duration
 	// HoldLimit bounds for how long a snapshot by reflink may hold writes: when
 	// it has passed they go on, and the split fails. Splits of mirrors never
 	// come near it. Default: 5 s.

@@ -317,7 +317,7 @@ func (v *volume) shut() error {
 		err = errors.Join(err, m.close()) // what is not stable of it is marked
 	}
 	for _, m := range v.missed {
-		err = errors.Join(err, m.flush(), m.close())
+		err = errors.Join(err, m.close())
 	}
 	return err
 }

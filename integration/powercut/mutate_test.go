@@ -4,36 +4,29 @@ package powercut
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// syncs are the functions of the embedded array that make something stable, with
-// what a call of one is replaced by: the same arguments, and no effect.
-var syncs = map[string]string{
-	"Sync":         "func(...any) error { return nil }",
-	"SyncDir":      "func(...any) error { return nil }",
-	"flush":        "func(...any) error { return nil }",
-	"flushLocked":  "func(...any) error { return nil }",
-	"sync":         "func(...any) error { return nil }",
-	"syncEpoch":    "func(...any) error { return nil }",
-	"settle":       "func(...any) error { return nil }",
-	"settleMirror": "func(...any) error { return nil }",
-	"settleDir":    "func(...any) error { return nil }",
-	"syncAll":      "func(ps []*plex) []error { return make([]error, len(ps)) }",
+// syncs are the functions of the embedded array that make something stable, or
+// that do nothing else than call those.
+var syncs = []string{
+	"Sync", "SyncDir", "flush", "flushLocked", "flushMaps", "sync", "syncEpoch",
+	"settle", "settleMirror", "settleDir", "syncAll",
 }
 
 // needless are calls that may be missing without harm to anything stable, by
@@ -44,24 +37,31 @@ var needless = map[string]string{
 }
 
 // cuts is how many cut points have to pass for a missing fsync to be called
-// unnoticed.
+// unnoticed, unless CLEAVE_POWERCUT_CUTS says otherwise.
 const cuts = "20000"
+
+// atOnce is how many mutants run at a time. Each uses all processors.
+const atOnce = 2
 
 // site is one call.
 type site struct {
 	file       string // below arrays/embedded
-	line       int
+	line, col  int
 	fn, callee string
-	start, end int // of the call in the file
-	with       string
+	start, end int    // of the call in the file
+	args       string // as in the source
 }
 
-func (s site) String() string { return fmt.Sprintf("%s:%d %s in %s", s.file, s.line, s.callee, s.fn) }
+func (s site) String() string {
+	return fmt.Sprintf("%s:%d:%d %s in %s", filepath.Base(s.file), s.line, s.col, s.callee, s.fn)
+}
 
 const array = "../../arrays/embedded"
 
-// sites finds the calls, in the array and in what it does with its files.
-func sites(t *testing.T) (out []site) {
+// sites finds the calls, in the array and in what it does with its files. src is
+// the text of the files with any, by their path below array.
+func sites(t *testing.T) (out []site, src map[string][]byte) {
+	src = map[string][]byte{}
 	for _, dir := range []string{"", "disk"} {
 		names, err := filepath.Glob(filepath.Join(array, dir, "*.go"))
 		if err != nil {
@@ -71,20 +71,25 @@ func sites(t *testing.T) (out []site) {
 			if strings.HasSuffix(name, "_test.go") || filepath.Base(name) == "os.go" { // the kernel's own
 				continue
 			}
-			src, err := os.ReadFile(name)
+			b, err := os.ReadFile(name)
 			if err != nil {
 				t.Fatal(err)
 			}
 			set := token.NewFileSet()
-			f, err := parser.ParseFile(set, name, src, 0)
+			f, err := parser.ParseFile(set, name, b, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			rel, _ := filepath.Rel(array, name)
-			out = append(out, calls(set, f, src, rel)...)
+			rel, err := filepath.Rel(array, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found := calls(set, f, b, rel); len(found) > 0 {
+				out, src[rel] = append(out, found...), b
+			}
 		}
 	}
-	return out
+	return out, src
 }
 
 func calls(set *token.FileSet, f *ast.File, src []byte, file string) (out []site) {
@@ -99,24 +104,22 @@ func calls(set *token.FileSet, f *ast.File, src []byte, file string) (out []site
 				return true
 			}
 			var name string
-			var args []ast.Expr
 			switch x := call.Fun.(type) {
 			case *ast.SelectorExpr:
-				name, args = x.Sel.Name, []ast.Expr{x.X}
+				name = x.Sel.Name
 			case *ast.Ident:
-				name = x.Name
+				if name = x.Name; name == "sync" { // a parameter of that name
+					return true
+				}
 			}
-			with, ok := syncs[name]
-			if !ok || name == "sync" && args == nil { // a parameter of that name
+			if !slices.Contains(syncs, name) || name == "settle" && len(call.Args) > 0 { // which judges errors
 				return true
 			}
 			at := set.Position(call.Pos())
-			s := site{file: file, line: at.Line, fn: fn.Name.Name, callee: name, start: at.Offset, end: set.Position(call.End()).Offset}
-			var list []string
-			for _, a := range append(args, call.Args...) {
-				list = append(list, string(src[set.Position(a.Pos()).Offset:set.Position(a.End()).Offset]))
+			s := site{file: file, line: at.Line, col: at.Column, fn: fn.Name.Name, callee: name, start: at.Offset, end: set.Position(call.End()).Offset}
+			if len(call.Args) > 0 {
+				s.args = string(src[set.Position(call.Args[0].Pos()).Offset : s.end-1])
 			}
-			s.with = with + "(" + strings.Join(list, ", ") + ")"
 			out = append(out, s)
 			return true
 		})
@@ -124,71 +127,177 @@ func calls(set *token.FileSet, f *ast.File, src []byte, file string) (out []site
 	return out
 }
 
-// build compiles the power-cut tests without one call.
-func build(ctx context.Context, t *testing.T, s site, dir string) (bin string, err error) {
-	path, err := filepath.Abs(filepath.Join(array, s.file))
-	if err != nil {
-		return "", err
+// choice is put into both packages: a call is left out if the environment says
+// so. Left is how often that was done.
+const choice = `package %s
+
+import (
+	"os"
+	"sync/atomic"
+)
+
+var (
+	mutant = os.Getenv("CLEAVE_POWERCUT_WITHOUT")
+	Left   atomic.Int64
+)
+
+func leftOut(site string) bool {
+	if mutant != site {
+		return false
 	}
-	src, err := os.ReadFile(path)
-	if err != nil {
-		return "", err
+	if Left.Add(1) == 1 {
+		os.Stderr.WriteString("without it\n")
 	}
-	mutated := slices.Concat(src[:s.start], []byte(s.with), src[s.end:])
-	file, overlay := filepath.Join(dir, "mutated.go"), filepath.Join(dir, "overlay.json")
-	b, err := json.Marshal(map[string]any{"Replace": map[string]string{path: file}})
-	if err == nil {
-		err = cmp.Or(os.WriteFile(file, mutated, 0o600), os.WriteFile(overlay, b, 0o600))
-	}
-	if err != nil {
-		return "", err
-	}
-	bin = filepath.Join(dir, "embedded.test")
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", bin, ".")
-	cmd.Dir = array
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return bin, nil
+	return true
 }
 
-var reason = regexp.MustCompile(`(?m)^.*CLEAVE_POWERCUT_SEED=.*$|^panic: .*$|^fatal error: .*$`)
+func unlessWithout(site string, call func() error) error {
+	if leftOut(site) {
+		return nil
+	}
+	return call()
+}
 
-// Without any one of its fsyncs, the array fails the power-cut tests.
-// CLEAVE_POWERCUT_MUTANTS is a regular expression that chooses calls.
-func TestEverySyncCounts(t *testing.T) {
-	chosen, err := regexp.Compile(os.Getenv("CLEAVE_POWERCUT_MUTANTS"))
+func allUnlessWithout(site string, n int, call func() []error) []error {
+	if leftOut(site) {
+		return make([]error, n)
+	}
+	return call()
+}
+`
+
+// lens has the power-cut tests look where it matters: soon after a call was left
+// out. What it should have made stable is, some sync points later, in most cases.
+const lens = `package embedded
+
+import "github.com/cleave-san/cleave/arrays/embedded/disk"
+
+func init() { pcLeft = func() int64 { return Left.Load() + disk.Left.Load() } }
+`
+
+// build compiles the power-cut tests with all calls in them, each of which can be
+// left out when they run.
+func build(t *testing.T, all []site, src map[string][]byte) (bin string) {
+	dir := t.TempDir()
+	replace := map[string]string{}
+	put := func(rel string, b []byte) {
+		file := filepath.Join(dir, strings.ReplaceAll(rel, "/", "_"))
+		abs, err := filepath.Abs(filepath.Join(array, rel))
+		if err == nil {
+			err = os.WriteFile(file, b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		replace[abs] = file
+	}
+	put("mutant.go", fmt.Appendf(nil, choice, "embedded"))
+	put("mutant_test.go", []byte(lens))
+	put("disk/mutant.go", fmt.Appendf(nil, choice, "disk"))
+	for _, rel := range slices.Sorted(maps.Keys(src)) {
+		put(rel, mutate(src[rel], rel, all))
+	}
+	overlay := filepath.Join(dir, "overlay.json")
+	b, err := json.Marshal(map[string]any{"Replace": replace})
+	if err == nil {
+		err = os.WriteFile(overlay, b, 0o600)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, caught, begun := 0, 0, time.Now()
-	for _, s := range sites(t) {
-		if !chosen.MatchString(s.String()) {
-			continue
-		}
-		if why := needless[s.file+" "+s.fn+" "+s.callee]; why != "" {
-			t.Logf("left in: %v: %s", s, why)
-			continue
-		}
-		all++
-		bin, err := build(t.Context(), t, s, t.TempDir())
-		if err != nil {
-			t.Fatalf("%v: %v", s, err)
-		}
-		cmd := exec.CommandContext(t.Context(), bin, "-test.run", "^TestPowerCut", "-test.failfast", "-test.timeout", "20m")
-		cmd.Dir = array
-		cmd.Env = append(os.Environ(), "CLEAVE_POWERCUT_CUTS="+cuts, "CLEAVE_POWERCUT_SEED=")
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		took := time.Now()
-		if err := cmd.Run(); err != nil {
-			caught++
-			t.Logf("caught in %v: %v: %.300s", time.Since(took).Round(time.Millisecond), s, reason.Find(out.Bytes()))
-			continue
-		}
-		t.Errorf("nothing noticed in %v that it is missing: %v", time.Since(took).Round(time.Millisecond), s)
+	bin = filepath.Join(dir, "embedded.test")
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", bin, ".")
+	cmd.Dir = array
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
-	t.Logf("FIGURE fsyncs taken out: %d", all)
-	t.Logf("FIGURE noticed: %d", caught)
+	return bin
+}
+
+// mutate has each of a file's calls made only unless it is to be left out.
+func mutate(src []byte, file string, all []site) []byte {
+	type insert struct {
+		at   int
+		text string
+	}
+	var ins []insert
+	for _, s := range all {
+		switch {
+		case s.file != file:
+		case s.callee == "syncAll":
+			ins = append(ins, insert{s.start, fmt.Sprintf("allUnlessWithout(%q, len(%s), func() []error { return ", s, s.args)}, insert{s.end, " })"})
+		default:
+			ins = append(ins, insert{s.start, fmt.Sprintf("unlessWithout(%q, func() error { return ", s)}, insert{s.end, " })"})
+		}
+	}
+	slices.SortStableFunc(ins, func(x, y insert) int { return x.at - y.at })
+	var out []byte
+	at := 0
+	for _, i := range ins {
+		out = append(append(out, src[at:i.at]...), i.text...)
+		at = i.at
+	}
+	return append(out, src[at:]...)
+}
+
+var reason = regexp.MustCompile(`(?m)^.*CLEAVE_POWERCUT_SEED=.*$|^panic: .*$|^fatal error: .*$|^ +powercut\w+_test.go:.*$`)
+
+// Without any one of its fsyncs, the array fails the power-cut tests. Choose
+// some with -run TestEverySyncCounts/recover.go.
+func TestEverySyncCounts(t *testing.T) {
+	all, src := sites(t)
+	bin := build(t, all, src)
+	used := map[string]bool{}
+	budget := os.Getenv("CLEAVE_POWERCUT_CUTS")
+	if budget == "" {
+		budget = cuts
+	}
+	var tried, caught atomic.Int64
+	begun := time.Now()
+	slots := make(chan struct{}, atOnce)
+	t.Run("without", func(t *testing.T) {
+		for _, s := range all {
+			name := s.file + " " + s.fn + " " + s.callee
+			if why := needless[name]; why != "" {
+				used[name] = true
+				t.Logf("left in: %v: %s", s, why)
+				continue
+			}
+			t.Run(s.String(), func(t *testing.T) {
+				t.Parallel()
+				slots <- struct{}{}
+				defer func() { <-slots }()
+				tried.Add(1)
+				took := time.Now()
+				out, err := run(t.Context(), bin, s, budget)
+				how := fmt.Sprintf("in %v: %v", time.Since(took).Round(time.Millisecond), s)
+				switch {
+				case err != nil:
+					caught.Add(1)
+					t.Logf("caught %s: %.200s", how, bytes.TrimSpace(reason.Find(out)))
+				case !bytes.Contains(out, []byte("without it\n")):
+					t.Errorf("never came to it %s", how)
+				default:
+					t.Errorf("nothing noticed that it is missing %s", how)
+				}
+			})
+		}
+	})
+	for name := range needless {
+		if !used[name] {
+			t.Errorf("there is no %s any more that could be needless", name)
+		}
+	}
+	t.Logf("FIGURE calls: %d", len(all))
+	t.Logf("FIGURE fsyncs taken out: %d", tried.Load())
+	t.Logf("FIGURE noticed: %d", caught.Load())
 	t.Logf("FIGURE time: %v", time.Since(begun).Round(time.Second))
+}
+
+// run runs the power-cut tests without a call. An error says that they failed.
+func run(ctx context.Context, bin string, s site, budget string) (out []byte, err error) {
+	cmd := exec.CommandContext(ctx, bin, "-test.run", "^TestPowerCut", "-test.failfast", "-test.timeout", "20m")
+	cmd.Dir = array
+	cmd.Env = append(os.Environ(), "CLEAVE_POWERCUT_CUTS="+budget, "CLEAVE_POWERCUT_SEED=1", "CLEAVE_POWERCUT_WITHOUT="+s.String())
+	return cmd.CombinedOutput()
 }
