@@ -88,6 +88,28 @@ func makeMap(fs disk.FS, path string, size, unit, blocks int64) (*mapFile, error
 	return &mapFile{bitmap: newBitmap(regionsFor(size, unit)), unit: unit, f: f, path: path}, nil
 }
 
+// createFullMap makes a map file with all bits set, in place of one that was lost.
+// It gets its name when they are stable: a crash leaves all of them or no map, and
+// never one that claims too little. The name is stable as createMap's is.
+func createFullMap(fs disk.FS, path string, size, unit int64) (*mapFile, error) {
+	m, err := createMap(fs, path+disk.NewSuffix, size, unit)
+	if err != nil {
+		return nil, err
+	}
+	for i := range m.n() {
+		m.set(i)
+	}
+	if err = m.flush(); err == nil {
+		err = fs.Rename(m.path, path)
+	}
+	if err != nil {
+		m.close()
+		return nil, errors.Join(fmt.Errorf("making map %s: %w", filepath.Base(path), noSpace(err)), fs.Remove(m.path))
+	}
+	m.path = path
+	return m, nil
+}
+
 // openMap reads the map file of a device of size bytes. A damaged header is
 // errMapDamaged; damaged blocks are counted in bad, and their bits are set.
 func openMap(fs disk.FS, path string, size int64) (m *mapFile, bad int, err error) {

@@ -129,8 +129,12 @@ func (v *volume) dropMissed(mirror lun.Identity) {
 }
 
 // fileID tells a file from another that later has its name: its inode number,
-// and when it was made. It is empty where the file system does not say.
+// and when it was made. It is empty where the file system does not say; one that
+// is not the kernel's says so by a method ID.
 func fileID(f disk.File) string {
+	if f, ok := f.(interface{ ID() string }); ok {
+		return f.ID()
+	}
 	if f.OS() == nil {
 		return ""
 	}

@@ -268,8 +268,8 @@ func (c *pcChecker) isOf(s driver.Snapshot, k *pcMember) bool {
 	return r != nil && r.VolumeName == k.of.name
 }
 
-// giveBack resyncs or deletes all splits: mirrors are equal again, so that what
-// the bitmaps said was enough.
+// giveBack resyncs or deletes all splits and repairs mirrors: they are equal
+// again, so that what the bitmaps said was enough.
 func (c *pcChecker) giveBack() error {
 	for _, s := range c.a.Snapshots() {
 		_, gone := c.a.VolumeInfo(s.Volume)
@@ -284,6 +284,11 @@ func (c *pcChecker) giveBack() error {
 		}
 	}
 	for _, info := range c.a.Volumes() {
+		if slices.ContainsFunc(info.Replicas, func(m MirrorInfo) bool { return m.State == driver.Broken }) {
+			if err := c.a.RepairVolume(c.ctx, driver.VolumeID(info.Name)); err != nil {
+				return err
+			}
+		}
 		content, err := c.content(info.Name)
 		if err != nil {
 			return err

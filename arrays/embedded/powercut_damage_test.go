@@ -27,6 +27,11 @@ func TestPowerCutsAfterLossOfMap(t *testing.T) {
 		if err := tr.run(); err != nil {
 			t.Fatalf("CLEAVE_POWERCUT_SEED=%d: %v", seed, err)
 		}
+		e := tr.m.before()
+		e.after()
+		if err := pcCheck(tr.fs.Cut(seed), e, seed, 0); err != nil {
+			t.Fatalf("CLEAVE_POWERCUT_SEED=%d: after a clean end: %v\nlately:\n%s", seed, err, strings.TrimSpace(tr.lately()))
+		}
 		for _, lost := range tr.fs.Files() {
 			// Without the log of an array that ended well nothing is marked, rightly.
 			if ext := path.Ext(lost); ext != ".dirty" && ext != ".split" && ext != ".missed" && ext != ".todo" {

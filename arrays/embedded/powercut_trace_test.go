@@ -730,7 +730,8 @@ func (t *pcTrace) removeMirror() error {
 	return t.underLoad(func() error { return t.a.RemoveMirror(t.ctx, driver.VolumeID(d.name), m.ID) })
 }
 
-// loseMirror has writes to one mirror fail, and replaces it.
+// loseMirror has writes to one mirror fail, and replaces or
+// repairs it.
 func (t *pcTrace) loseMirror() error {
 	d := t.volume()
 	if t.devs[d].v.mirrorsInSync() < 3 {
@@ -755,11 +756,33 @@ func (t *pcTrace) loseMirror() error {
 	if err != nil {
 		return err
 	}
+	if t.rng.IntN(3) > 0 {
+		return t.repair(d)
+	}
 	if err := t.a.RemoveMirror(t.ctx, driver.VolumeID(d.name), m.ID); err != nil {
 		return err
 	}
 	_, err = t.a.AddMirror(t.ctx, driver.VolumeID(d.name), m.Pool)
 	return err
+}
+
+// repair takes a broken mirror back, after it has missed something.
+func (t *pcTrace) repair(d *pcDevice) error {
+	return t.underLoad(func() error {
+		for range t.rng.IntN(3) {
+			do := t.housekeeping
+			switch t.rng.IntN(3) {
+			case 0:
+				do = t.sync
+			case 1:
+				do = t.clean
+			}
+			if err := do(); err != nil {
+				return err
+			}
+		}
+		return t.a.RepairVolume(t.ctx, driver.VolumeID(d.name))
+	})
 }
 
 func (t *pcTrace) grow() error {

@@ -220,13 +220,7 @@ func (v *volume) openOrAll(name string, size, unit int64) (*mapFile, error) {
 		return m, err
 	}
 	v.a.event(MapDamaged, v, lun.Identity{}, "%v; the whole of %s is taken as changed", err, v.label)
-	if m, err = createMap(v.a.fs, path, size, unit); err != nil {
-		return nil, err
-	}
-	for i := range m.n() {
-		m.set(i)
-	}
-	return m, m.flush()
+	return createFullMap(v.a.fs, path, size, unit)
 }
 
 // orScaled adds to dst all that src marks, whose regions are larger.

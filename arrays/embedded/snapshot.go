@@ -240,18 +240,15 @@ func (s *snapshot) openMaps() (dirty, log *mapFile, err error) {
 		if err == nil || !isNotExist(err) && !errors.Is(err, errMapDamaged) {
 			return m, err
 		}
-		all := s.skewed.Load()
-		if m, err = createMap(s.a.fs, path, s.size, unit); err != nil {
+		create := createMap
+		if s.skewed.Load() {
+			s.a.event(MapDamaged, nil, s.mirror.ID, "map %s is missing or damaged; the whole of snapshot %s is taken as changed", name, s.id)
+			create = createFullMap
+		}
+		if m, err = create(s.a.fs, path, s.size, unit); err != nil {
 			return nil, err
 		}
-		if all {
-			s.a.event(MapDamaged, nil, s.mirror.ID, "map %s is missing or damaged; the whole of snapshot %s is taken as changed", name, s.id)
-			for i := range m.n() {
-				m.set(i)
-			}
-			err = m.flush()
-		}
-		return m, errors.Join(err, s.a.fs.SyncDir(s.a.maps))
+		return m, s.a.fs.SyncDir(s.a.maps)
 	}
 	if dirty, err = open(splitMapName(s.mirror.ID), regionSize); err != nil {
 		return nil, nil, err

@@ -171,6 +171,9 @@ func (h *file) Close() error {
 	return nil
 }
 
+// ID tells the file from all others that the FS or one that it is a cut of has.
+func (h *file) ID() string { return fmt.Sprint(h.n.id) }
+
 func (h *file) Name() string { return h.name }
 func (h *file) OS() *os.File { return nil }
 
