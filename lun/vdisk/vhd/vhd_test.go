@@ -296,3 +296,8 @@ func FuzzOpen(f *testing.F) {
 		vdisktest.Hostile(t, vhd.Open, b, vdisk.Options{Resolver: self, Depth: 3})
 	})
 }
+
+func TestConcurrent(t *testing.T) {
+	dir := vdisktest.Unpack(t, testdata, "vpc-")
+	vdisktest.Concurrent(t, vdisktest.Open(t, vhd.Open, filepath.Join(dir, "vpc-dynamic.vhd"), false))
+}

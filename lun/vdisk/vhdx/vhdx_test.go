@@ -135,3 +135,8 @@ func isField(err error, field string) bool {
 	var fe *lun.FormatError
 	return errors.As(err, &fe) && fe.Field == field && fe.Format == "vhdx"
 }
+
+func TestConcurrent(t *testing.T) {
+	dir := vdisktest.Unpack(t, testdata, "vhdx-dynamic")
+	vdisktest.Concurrent(t, vdisktest.Open(t, vhdx.Open, filepath.Join(dir, "vhdx-dynamic-1m.vhdx"), false))
+}

@@ -438,3 +438,8 @@ func FuzzOpen(f *testing.F) {
 		vdisktest.Hostile(t, vmdk.Open, b, vdisk.Options{Resolver: r, Depth: 3})
 	})
 }
+
+func TestConcurrent(t *testing.T) {
+	dir := vdisktest.Unpack(t, testdata, "vmdk-")
+	vdisktest.Concurrent(t, vdisktest.Open(t, vmdk.Open, filepath.Join(dir, "vmdk-streamOptimized.vmdk"), false))
+}
