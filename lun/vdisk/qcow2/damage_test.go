@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cleave-san/cleave/lun"
@@ -364,4 +365,35 @@ func known(t *testing.T, err error) {
 	if err != nil && !errors.As(err, &fe) && !strings.Contains(err.Error(), "no such internal snapshot") {
 		t.Errorf("an error of no kind: %v", err)
 	}
+}
+
+// TestAtOnce: readers and writers together, for the race detector.
+func TestAtOnce(t *testing.T) {
+	m := &memory{b: set64(88, 1)(sample())}
+	d, err := qcow2.Open(m, vdisk.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var g sync.WaitGroup
+	for i := range 8 {
+		g.Go(func() {
+			b := make([]byte, 512)
+			for j := range 50 {
+				var err error
+				if i == 0 {
+					_, err = d.WriteAt(b, int64(j%8)*512)
+				} else {
+					_, err = d.ReadAt(b, int64(8+i*j%200)*512)
+				}
+				if err == nil {
+					err = d.Extents(0, d.Size(), func(lun.Extent) error { return nil })
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	g.Wait()
 }

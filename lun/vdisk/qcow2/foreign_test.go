@@ -231,9 +231,10 @@ var fileHoles = map[string]bool{"external": true, "external-raw": true, "refcoun
 // random, equals what qemu-img converts it to, before and after it was written
 // in place; and qemu-img finds no fault with it.
 func TestKinds(t *testing.T) {
-	const size = 12<<20 + 512*3
+	const size = 7<<20 + 512*3
 	for i, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t)
 			r := rand.New(rand.NewPCG(7, uint64(i)))
 			l.img(fmt.Sprintf("create -q -f qcow2 -o %s d.qcow2 %d", k.options, size))
@@ -292,6 +293,7 @@ func TestCompressed(t *testing.T) {
 	for _, kind := range []string{"zlib", "zstd"} {
 		for _, cluster := range []string{"512", "4k", "64k", "2M"} {
 			t.Run(kind+"-"+cluster, func(t *testing.T) {
+				t.Parallel()
 				l := newLab(t)
 				r := rand.New(rand.NewPCG(3, 3))
 				const size = 6 << 20
