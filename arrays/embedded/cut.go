@@ -241,7 +241,7 @@ func (a *Array) certain(s *cuts, at time.Time, held time.Duration) error {
 				n.Mirror, n.Clone, n.Held = k.clone.mirrorRecord, true, k.clone.held
 			} else {
 				m := r.mirror(k.p.id)
-				n.Mirror = mirrorRecord{ID: m.ID, Pool: m.Pool, File: m.File, State: m.State}
+				n.Mirror = mirrorRecord{ID: m.ID, Pool: m.Pool, File: m.File, State: m.State, FileID: m.FileID}
 				r.Mirrors = slices.DeleteFunc(r.Mirrors, func(x mirrorRecord) bool { return x.ID == k.p.id })
 			}
 			c.Snapshots = append(c.Snapshots, n)

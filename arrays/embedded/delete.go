@@ -34,7 +34,7 @@ func (a *Array) deleteVolume(v *volume) error {
 	v.mu.Unlock()
 	var files []fileRef
 	err := a.change(func(c *catalog) error {
-		files = c.volume(v.id).files()
+		files = a.removableOf(c.volume(v.id))
 		c.Volumes = slices.DeleteFunc(c.Volumes, func(r volumeRecord) bool { return r.ID == v.id })
 		c.Trash = append(c.Trash, files...)
 		return nil

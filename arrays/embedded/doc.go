@@ -46,6 +46,9 @@
 //     only regions changed on either side are ever copied.
 //   - Files that belong to nothing are in the catalogue's trash from before they
 //     are made until it is stable that they are gone: a crash leaves none.
+//   - A mirror whose file is another than the recorded one is not trusted: see vet.
+//     Where no mirror of a volume has its file, as when a pool was copied, all
+//     are used and compared in full; another mirror's file never is.
 //   - Two writes that overlap land in the same order on every mirror.
 //   - Of two daemons on one state directory or pool, the second is refused.
 //

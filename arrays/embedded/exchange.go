@@ -257,7 +257,7 @@ func (x *exchange) commit() error {
 		out := r.mirror(x.out.id)
 		keep := snapshotRecord{
 			ID: x.snap, Tag: x.tag, Group: lun.NewIdentity().String(), Volume: r.ID, VolumeName: r.Name, Size: r.Size,
-			Mirror: mirrorRecord{ID: out.ID, Pool: out.Pool, File: out.File, State: out.State},
+			Mirror: mirrorRecord{ID: out.ID, Pool: out.Pool, File: out.File, State: out.State, FileID: out.FileID},
 			Epoch:  x.epoch, At: at.UTC(), For: x.s.id, Clone: x.clone,
 		}
 		in := mirrorRecord{ID: x.rec.Mirror.ID, Pool: x.rec.Mirror.Pool, File: x.rec.Mirror.File, State: inSync, FileID: fileID(x.in.f)}

@@ -361,6 +361,20 @@ func (l *intentLog) adopt() {
 	l.adopted.or(l.file.bitmap)
 }
 
+// adoptAll marks everything, as if a crash had left it so.
+func (l *intentLog) adoptAll() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range l.file.n() {
+		l.file.set(i)
+	}
+	l.adopt()
+	for l.flushing {
+		l.changed.Wait()
+	}
+	return l.flushLocked()
+}
+
 // nextAdopted is the first region from i on that adopt took over and recovered
 // has not let go, or -1.
 func (l *intentLog) nextAdopted(i int64) int64 {

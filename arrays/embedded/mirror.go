@@ -145,7 +145,7 @@ func (v *volume) removeMirror(mirror lun.Identity) error {
 		if m == nil {
 			return nil
 		}
-		files = m.files()
+		files = v.a.removable(m)
 		if i := slices.Index(r.Want, m.Pool); i >= 0 {
 			r.Want = slices.Delete(r.Want, i, i+1)
 		}

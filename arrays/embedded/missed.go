@@ -2,12 +2,8 @@ package embedded
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/cleave-san/cleave/arrays/embedded/disk"
 	"github.com/cleave-san/cleave/lun"
 )
 
@@ -126,23 +122,4 @@ func (v *volume) dropMissed(mirror lun.Identity) {
 	v.setMissed(mirror, nil)
 	m.close()
 	v.a.scrap(m.path)
-}
-
-// fileID tells a file from another that later has its name: its inode number,
-// and when it was made. It is empty where the file system does not say; one that
-// is not the kernel's says so by a method ID.
-func fileID(f disk.File) string {
-	if f, ok := f.(interface{ ID() string }); ok {
-		return f.ID()
-	}
-	if f.OS() == nil {
-		return ""
-	}
-	var st unix.Statx_t
-	const want = unix.STATX_INO | unix.STATX_BTIME
-	err := unix.Statx(int(f.OS().Fd()), "", unix.AT_EMPTY_PATH, want, &st)
-	if err != nil || st.Mask&want != want {
-		return ""
-	}
-	return fmt.Sprintf("%d-%d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec)
 }

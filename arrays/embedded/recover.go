@@ -24,6 +24,7 @@ import (
 //	a resync                       goes on; marked regions are copied once more
 //	files about to be made or gone are removed
 //	a mirror that can't be opened  is dropped, if the volume has another
+//	a file that is not the mirror's  see vet
 func (a *Array) recover() error {
 	cat := a.store.read().clone()
 	a.emptyTrash(cat)
@@ -138,7 +139,12 @@ func (v *volume) bringUp(r *volumeRecord, undone []string) (begin func(), err er
 // attach opens the volume's mirrors and begins an epoch with those that can be
 // opened. begin starts what has to go on, once r is stable.
 func (v *volume) attach(r *volumeRecord, e *epoch0) (begin func(), err error) {
-	failed := v.openMirrors(r, e)
+	failed, compare := v.openMirrors(r, e)
+	if compare {
+		if err := v.log.adoptAll(); err != nil {
+			return nil, err
+		}
+	}
 	if err := v.bringUpMissed(r, failed, e); err != nil {
 		return nil, err
 	}
@@ -170,8 +176,9 @@ func (v *volume) attach(r *volumeRecord, e *epoch0) (begin func(), err error) {
 }
 
 // openMirrors opens the mirrors' files. One that can't be opened is to become
-// broken, if another in sync can; else the volume waits for it, offline.
-func (v *volume) openMirrors(r *volumeRecord, e *epoch0) (failed map[lun.Identity]error) {
+// broken, if another in sync can; else the volume waits for it, offline. compare:
+// what was opened may differ anywhere.
+func (v *volume) openMirrors(r *volumeRecord, e *epoch0) (failed map[lun.Identity]error, compare bool) {
 	failed = map[lun.Identity]error{}
 	for i := range r.Mirrors {
 		m := &r.Mirrors[i]
@@ -188,6 +195,7 @@ func (v *volume) openMirrors(r *volumeRecord, e *epoch0) (failed map[lun.Identit
 			e.filling = append(e.filling, p)
 		}
 	}
+	compare = v.vet(r, e, failed)
 	if len(e.insync) == 0 {
 		for _, p := range e.filling { // nothing to copy from
 			p.f.Close()
@@ -199,13 +207,12 @@ func (v *volume) openMirrors(r *volumeRecord, e *epoch0) (failed map[lun.Identit
 		}
 		slices.Sort(why)
 		v.a.event(VolumeOffline, v, lun.Identity{}, "%s has no mirror in sync that can be opened: %s", v.label, strings.Join(why, "; "))
-		return nil
+		return nil, false
 	}
 	for id, err := range failed {
-		m := r.mirror(id)
-		v.a.event(MirrorDropped, v, id, "%s lost its mirror %s in pool %q: %v; it goes on with the others", v.label, id, m.Pool, err)
+		v.tellDropped(r.mirror(id), err)
 	}
-	return failed
+	return failed, compare
 }
 
 // openOrAll opens a map file. One that is missing or damaged is made anew with

@@ -76,7 +76,7 @@ func (v *volume) replace(m *mirrorRecord) error {
 	if _, err := v.addMirror(m.Pool, false); err != nil {
 		return err
 	}
-	files := m.files()
+	files := v.a.removable(m)
 	if err := v.a.change(func(c *catalog) error {
 		r := c.volume(v.id)
 		r.Mirrors = slices.DeleteFunc(r.Mirrors, func(x mirrorRecord) bool { return x.ID == m.ID })

@@ -49,9 +49,10 @@ func newSnapshot(a *Array, r *snapshotRecord, p *plex) *snapshot {
 // snapshot invalid, and nothing else.
 func (a *Array) bringUpSnapshot(r *snapshotRecord) (*snapshot, error) {
 	s := newSnapshot(a, r, nil)
-	if s.p, s.invalid = a.openPlex(&r.Mirror, r.Size, os.O_RDWR); s.invalid != nil {
-		s.p, s.invalid = a.openPlex(&r.Mirror, r.Size, os.O_RDONLY)
+	if s.p, s.invalid = a.openSplit(&r.Mirror, r.Size, os.O_RDWR); s.invalid != nil {
+		s.p, s.invalid = a.openSplit(&r.Mirror, r.Size, os.O_RDONLY)
 	}
+	s.mirror = r.Mirror
 	if s.invalid != nil {
 		s.unusable.Store(true)
 		a.event(SnapshotInvalid, nil, r.Mirror.ID, "snapshot %s of volume %q can't be used: %v", r.ID, r.VolumeName, s.invalid)

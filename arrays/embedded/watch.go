@@ -224,7 +224,7 @@ func (s *snapshot) reopen(pool string) {
 		if s.p != nil {
 			s.p.f.Close()
 		}
-		s.p, s.invalid = s.a.openPlex(&s.mirror, s.size, os.O_RDWR)
+		s.p, s.invalid = s.a.openSplit(&s.mirror, s.size, os.O_RDWR)
 	} else { // whoever has it open goes on with what is open
 		s.invalid = nil
 	}
