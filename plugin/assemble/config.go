@@ -70,6 +70,8 @@ type DataPlaneConfig struct {
 	Socket string            `koanf:"socket"` // where it is administered
 	State  string            `koanf:"state"`  // its own records; not in a pool
 	Pools  map[string]string `koanf:"pools"`  // directories by name, one for each disk
+	// PoolLimits say for a pool, by its name, what may be used of it.
+	PoolLimits map[string]PoolLimitConfig `koanf:"poolLimits"`
 	// Portals are where iSCSI is served, address:port, or address:port,group
 	// for another portal group than 1; nothing else is listened on. Advertise are further addresses by which initiators reach them.
 	Portals   []string `koanf:"portals"`
@@ -82,6 +84,14 @@ type DataPlaneConfig struct {
 	// ViewTimeout is after which time a recovered view that does not answer
 	// gives I/O errors.
 	ViewTimeout time.Duration `koanf:"viewTimeout"`
+}
+
+// PoolLimitConfig bounds a pool, and says when room in it counts as low: when
+// less than either is free.
+type PoolLimitConfig struct {
+	Limit      int64 `koanf:"limit"`      // bytes that mirrors may be made or grown into; 0: all of the file system
+	Low        int64 `koanf:"low"`        // bytes
+	LowPercent int   `koanf:"lowPercent"` // of the limit or the file system; 0 in both: 10; less: never
 }
 
 // InitiatorConfig is an initiator that may log in, beside those that were added

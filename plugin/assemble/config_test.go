@@ -11,8 +11,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cleave-san/cleave/arrays/embedded"
 	"github.com/cleave-san/cleave/orchestrator"
 	"github.com/cleave-san/cleave/orchestrator/writer/qemu"
+	"github.com/cleave-san/cleave/plugin/dataplane"
 )
 
 func none(string) string { return "" }
@@ -44,6 +46,7 @@ func TestExampleShowsEveryKeyAndDefault(t *testing.T) {
 	want.DataPlane.Portals = []string{"127.0.0.1:3260"}
 	want.DataPlane.Initiators = []InitiatorConfig{{IQN: "iqn.1993-08.org.debian:01:host1", User: "host1", SecretFile: "/etc/cleave/host1.secret"}}
 	want.DataPlane.Pools = map[string]string{"a": "/srv/pool-a", "b": "/srv/pool-b"}
+	want.DataPlane.PoolLimits = map[string]PoolLimitConfig{"b": {Low: 20 << 30, LowPercent: 5}}
 	if d := cmp.Diff(want, c); d != "" {
 		t.Errorf("the example is not what it says (-want +got):\n%s", d)
 	}
@@ -179,4 +182,30 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("error of several lines: %q", err)
 		}
 	})
+}
+
+func TestPoolLimits(t *testing.T) {
+	load := func(limits string) (dataplane.Config, error) {
+		c, err := Load(write(t, "dataPlane: {pools: {a: pa, b: pb}, poolLimits: "+limits+"}\n"), none)
+		if err != nil {
+			return dataplane.Config{}, err
+		}
+		return c.DataPlane.config()
+	}
+	c, err := load("{a: {limit: 10GiB, low: 512MiB, lowPercent: -1}}")
+	if want := map[string]embedded.PoolLimit{"a": {Limit: 10 << 30, LowBytes: 512 << 20, LowPercent: -1}}; err != nil || !reflect.DeepEqual(c.Limits, want) {
+		t.Errorf("%+v, %v", c.Limits, err)
+	}
+	for limits, says := range map[string]string{
+		"{c: {limit: 1GiB}}":      "dataPlane.poolLimits.c: there is no pool",
+		"{a: {limit: -1}}":        "negative",
+		"{a: {lowPercent: 101}}":  "more than 100",
+		"{a: {limits: 1GiB}}":     "did you mean limit?",
+		"{a: 10GiB}":              "want keys with values",
+		"{a: {limit: 10 apples}}": "apples",
+	} {
+		if _, err := load(limits); !errors.Is(err, orchestrator.ErrUsage) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want %q", limits, err, says)
+		}
+	}
 }

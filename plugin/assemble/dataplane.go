@@ -11,6 +11,7 @@ import (
 
 	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/embedded"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/plugin/cli"
@@ -65,6 +66,14 @@ func dataPlane(o cli.ArrayOptions, getenv func(string) string) (*DataPlaneConfig
 	if len(o.Pools) > 0 {
 		d.Pools = o.Pools
 	}
+	for name, limit := range o.PoolLimits {
+		if d.PoolLimits == nil {
+			d.PoolLimits = map[string]PoolLimitConfig{}
+		}
+		l := d.PoolLimits[name]
+		l.Limit = limit
+		d.PoolLimits[name] = l
+	}
 	if len(o.Portals) > 0 {
 		d.Portals = o.Portals
 	}
@@ -96,6 +105,9 @@ func (d *DataPlaneConfig) config() (dataplane.Config, error) {
 		RequireCHAP: d.RequireCHAP, ResyncRate: d.ResyncRate, ViewTimeout: d.ViewTimeout,
 	}
 	if err := d.poolsGiven(); err != nil {
+		return out, err
+	}
+	if err := d.limits(&out); err != nil {
 		return out, err
 	}
 	if len(d.Socket) > maxSocket {
@@ -145,4 +157,25 @@ func parsePortal(s string) (dataplane.Portal, error) {
 		return dataplane.Portal{}, fmt.Errorf("portal %.80q: want a number from 1 to 65535 as its portal group", s)
 	}
 	return dataplane.Portal{Addr: ap, Group: uint16(group)}, nil
+}
+
+// limits fills in what may be used of pools.
+func (d *DataPlaneConfig) limits(out *dataplane.Config) error {
+	for name, l := range d.PoolLimits {
+		at := "dataPlane.poolLimits." + name
+		if _, ok := d.Pools[name]; !ok {
+			return usage("%s: there is no pool of that name", at)
+		}
+		if l.Limit < 0 || l.Low < 0 {
+			return usage("%s: bytes can't be negative", at)
+		}
+		if l.LowPercent > 100 {
+			return usage("%s.lowPercent: %d is more than 100", at, l.LowPercent)
+		}
+		if out.Limits == nil {
+			out.Limits = map[string]embedded.PoolLimit{}
+		}
+		out.Limits[name] = embedded.PoolLimit{Limit: l.Limit, LowBytes: l.Low, LowPercent: l.LowPercent}
+	}
+	return nil
 }

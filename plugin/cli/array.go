@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -8,7 +9,7 @@ import (
 
 func (a *app) arrayCommand() *cobra.Command {
 	o := ArrayOptions{}
-	var pools []string
+	var pools, limits []string
 	c := &cobra.Command{
 		Use:   "array",
 		Short: "Run the data plane: the embedded array and its iSCSI target",
@@ -35,6 +36,9 @@ The commands below ask the array that runs, except for rescan.`,
 			if o.Pools, err = poolFlags(pools); err != nil {
 				return err
 			}
+			if o.PoolLimits, err = limitFlags(limits); err != nil {
+				return err
+			}
 			if c.Flags().Changed("array-socket") || a.env("CLEAVE_ARRAY_SOCKET") != "" {
 				o.Socket = a.arraySocket
 			}
@@ -46,6 +50,7 @@ The commands below ask the array that runs, except for rescan.`,
 	f.StringVar(&o.State, "state", "", "directory of the array's own records; not in a pool")
 	f.StringArrayVar(&pools, "pool", nil, "pool as NAME=DIRECTORY, one for each disk; repeat it")
 	f.StringArrayVar(&o.Portals, "portal", nil, "ADDRESS:PORT[,GROUP] to serve iSCSI on, in portal group 1 unless it says another; repeat it for several")
+	f.StringArrayVar(&limits, "pool-limit", nil, "what may be used of a pool, as NAME=SIZE; repeat it")
 	f.StringVar(&o.IQN, "iqn", "", "name of the iSCSI target")
 	if a.parts.Arrays != nil {
 		c.AddCommand(a.arrayListCommand())
@@ -76,4 +81,21 @@ func poolFlags(flags []string) (map[string]string, error) {
 		pools[name] = dir
 	}
 	return pools, nil
+}
+
+// limitFlags reads NAME=SIZE.
+func limitFlags(flags []string) (map[string]int64, error) {
+	limits := map[string]int64{}
+	for _, f := range flags {
+		name, text, ok := strings.Cut(f, "=")
+		if !ok || name == "" {
+			return nil, usagef("--pool-limit %q: want NAME=SIZE", f)
+		}
+		n, err := parseSize(text)
+		if err != nil {
+			return nil, fmt.Errorf("--pool-limit %q: %w", f, err)
+		}
+		limits[name] = n
+	}
+	return limits, nil
 }

@@ -61,12 +61,14 @@ type Control interface {
 // ArrayOptions is what `cleave array` was told. Empty fields leave the
 // configuration's word.
 type ArrayOptions struct {
-	Config  string // path; "" if there is none
-	Socket  string
-	State   string
-	Pools   map[string]string // directory by name
-	Portals []string          // ADDRESS:PORT[,GROUP]
-	IQN     string
+	Config string // path; "" if there is none
+	Socket string
+	State  string
+	Pools  map[string]string // directory by name
+	// PoolLimits are the bytes that may be used of a pool, by its name.
+	PoolLimits map[string]int64
+	Portals    []string // ADDRESS:PORT[,GROUP]
+	IQN        string
 }
 
 // ServeOptions is what `cleave serve` was told.

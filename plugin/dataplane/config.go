@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/cleave-san/cleave/arrays/embedded"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/iscsi/target"
@@ -21,6 +22,8 @@ type Config struct {
 	StateDir string
 	// Pools are directories by name, one for each disk.
 	Pools map[string]string
+	// Limits of pools, by name. A pool without one may be used in full.
+	Limits map[string]embedded.PoolLimit
 	// Portals are where iSCSI is served, and nowhere else.
 	Portals []Portal
 	// Advertise are further addresses by which initiators reach the portals,
@@ -70,6 +73,14 @@ func (c *Config) check() error {
 		return errors.New("data plane: no portal given; ADDRESS:PORT to serve iSCSI on")
 	case c.Socket == "":
 		return errors.New("data plane: no control socket given")
+	}
+	for name, l := range c.Limits {
+		if _, ok := c.Pools[name]; !ok {
+			return fmt.Errorf("data plane: limit of pool %q: there is no such pool", name)
+		}
+		if l.Limit < 0 || l.LowBytes < 0 || l.LowPercent > 100 {
+			return fmt.Errorf("data plane: limit of pool %q: %+v makes no sense", name, l)
+		}
 	}
 	if _, err := iscsi.ParseName(string(c.IQN)); err != nil {
 		return fmt.Errorf("data plane: target's name: %w", err)

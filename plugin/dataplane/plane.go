@@ -52,7 +52,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		}
 	}
 	p.array, err = embedded.Open(ctx, embedded.Options{
-		StateDir: ArrayState(c.StateDir), Pools: c.Pools, Logger: log,
+		StateDir: ArrayState(c.StateDir), Pools: c.Pools, Limits: c.Limits, Logger: log,
 		ResyncRate: c.ResyncRate,
 	})
 	if err != nil {
