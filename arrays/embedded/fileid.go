@@ -101,23 +101,22 @@ func (v *volume) vet(r *volumeRecord, e *epoch0, failed map[lun.Identity]error) 
 	}
 	reject := func(p *plex) bool {
 		err := odd[p]
-		if err == nil || ours == 0 && slices.Contains(e.insync, p) && !errors.Is(err, errExchanged) {
+		if err == nil || ours == 0 && !errors.Is(err, errExchanged) {
 			return false
 		}
 		failed[p.id] = err
 		p.f.Close()
 		return true
 	}
-	filling := slices.DeleteFunc(slices.Clone(e.filling), reject)
 	e.insync = slices.DeleteFunc(slices.Clone(e.insync), reject)
-	e.filling = filling
+	e.filling = slices.DeleteFunc(slices.Clone(e.filling), reject)
 	accepted := slices.DeleteFunc(slices.Clone(e.insync), func(p *plex) bool { return odd[p] == nil })
 	if len(accepted) == 0 {
 		return false
 	}
 	newestFirst(r, e)
 	what := "it is used as it is"
-	if compare = len(e.insync) > 1; compare {
+	if compare = len(e.insync)+len(e.filling) > 1; compare {
 		what = fmt.Sprintf("they are used as they are, and all is compared and made equal to mirror %s in pool %q", e.insync[0].id, e.insync[0].pool)
 	}
 	v.a.event(FileReplaced, v, e.insync[0].id, "%s: none of its mirrors' files is the one that was recorded, as after a restore or when a pool was copied: %s", v.label, what)
