@@ -69,6 +69,7 @@ func (s *Server) admit(nc net.Conn, group uint16) {
 		old.drop("login displaced by newer ones")
 	}
 	s.conns[c] = struct{}{}
+	s.relief.begin.Do(func() { s.relief.wg.Go(s.relieve) })
 	s.joining = append(s.joining, c)
 	s.wg.Add(1)
 	go func() {

@@ -62,10 +62,14 @@ type conn struct {
 	writes  int64 // bytes that the data of writes holds
 
 	text textExchange // the reader's
+
+	kept      []*nexus      // of tasks that the reader will perform; the reader's, and changed with mu
+	turn      atomic.Uint64 // see serve
+	readEnded chan error    // from the last reader
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{srv: s, nc: nc, dropped: make(chan struct{}), ended: make(chan struct{}), tasks: map[uint32]*task{}}
+	c := &conn{srv: s, nc: nc, dropped: make(chan struct{}), ended: make(chan struct{}), readEnded: make(chan error, 1), tasks: map[uint32]*task{}}
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		c.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
 	}
@@ -120,7 +124,8 @@ func (c *conn) run() {
 		c.drop("closed after the last response")
 	})
 	wg.Go(c.watch)
-	err = c.read()
+	go c.reads()
+	err = <-c.readEnded
 	c.abandon()
 	// After a logout the writer sends what is queued, the response last; after
 	// a protocol error, the Reject, if the initiator takes it soon.

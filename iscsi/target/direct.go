@@ -7,8 +7,8 @@ import (
 
 // Limits of what goes past the writer: PDUs, and bytes of data.
 const (
-	directPDUs  = 4
-	directBytes = 16 << 10
+	directPDUs  = 2 * inlineBatch
+	directBytes = 128 << 10
 )
 
 // direct sends past the writer. Whoever has set sender.direct uses it.

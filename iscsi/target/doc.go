@@ -16,9 +16,12 @@
 // The walk of a command: the connection's reader decodes a PDU (rx.go) and makes
 // it a task (task.go) of a nexus, which is one initiator's way to one LUN
 // (nexus.go). When the data that it writes has arrived (dataout.go), one of the
-// nexus's workers lets the command set perform it (package scsi). What it returns goes to
-// the connection's writer (tx.go), which sends all that is waiting in
-// one writev.
+// nexus's workers lets the command set perform it (package scsi), or for short
+// reads and writes the reader itself, as long as the device answers from memory
+// (inline.go). What it returns goes to the connection's writer (tx.go), which
+// sends all that is waiting in one writev; with nothing else under way, whoever
+// has performed the command sends it past the writer, without waiting
+// (direct.go).
 //
 // Where to add: a SCSI command goes to package scsi, a key of the text
 // negotiation to pdu's table, a PDU to rx.go.

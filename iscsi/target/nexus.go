@@ -20,6 +20,8 @@ type nexus struct {
 	held    bool // until the ghosts of the session before are gone
 	haunts  bool // closed
 
+	slow int // commands until the reader may perform one again
+
 	workers int
 	idle    int // of workers: parked
 	wake    sync.Cond
@@ -77,11 +79,12 @@ func (r *ring) remove(t *task) {
 	}
 }
 
-// enqueue hands a task whose data has come to the workers. conn.mu is held.
+// enqueue hands a task whose data has come to the workers, or keeps it back for
+// the reader, whose goroutine this is. conn.mu is held.
 func (n *nexus) enqueue(t *task) {
 	t.state = queued
 	n.queue.push(t)
-	if !n.held {
+	if !n.keep(t) && !n.held {
 		n.hire()
 	}
 }

@@ -29,6 +29,9 @@ const maxTasks = 2048
 func (c *conn) read() error {
 	var h pdu.Header
 	for !c.loggedOut {
+		if len(c.kept) > 0 && (len(c.kept) == inlineKept || c.idle()) && !c.serve() {
+			return errRelieved
+		}
 		if err := c.rd.Next(&h); err != nil {
 			return err
 		}

@@ -36,6 +36,7 @@ type Server struct {
 	readShare, writeShare atomic.Int64 // bytes that one connection may hold, now
 	big                   budget       // commands beyond their share
 	refusals              limiter
+	relief                relief
 	wg                    sync.WaitGroup // listeners and connections
 }
 
@@ -49,6 +50,7 @@ func New(o Options) *Server {
 		conns:     map[*conn]struct{}{},
 		sessions:  map[*session]struct{}{},
 		idle:      make(chan struct{}, 1),
+		relief:    relief{kick: make(chan struct{}, 1), quit: make(chan struct{})},
 	}
 	s.big.left = o.Memory
 	s.divide()
@@ -70,6 +72,7 @@ func (s *Server) Close() error {
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
+	s.relief.end()
 
 	patience := time.NewTimer(s.opt.AbortTimeout)
 	defer patience.Stop()

@@ -30,6 +30,8 @@ type task struct {
 	// credit says that it took a CmdSN, which opens the command window again
 	// when the task ends.
 	credit bool
+	// inline says that the reader performs it, and sends the answer.
+	inline bool
 
 	// conn.mu guards these.
 	state state
@@ -52,7 +54,7 @@ func newTask(c *conn) *task {
 
 // recycle gives a task back that nobody else knows any more.
 func (t *task) recycle() {
-	t.nx, t.conn, t.abort = nil, nil, nil
+	t.nx, t.conn, t.abort, t.inline = nil, nil, nil, false
 	t.cmd.Reset()
 	t.out.reset()
 	t.in.reset()
@@ -221,7 +223,7 @@ func (t *task) finish() {
 	alone := len(c.tasks) == 0
 	c.mu.Unlock()
 	switch {
-	case gone:
+	case gone, t.inline:
 	case alone:
 		c.sendNow()
 	default:

@@ -86,6 +86,7 @@ func (s *sender) reserve(n int64, gone func() bool) bool {
 		if s.closed || gone() {
 			return false
 		}
+		s.work.Signal() // what the reader has queued, the writer may not know of
 		s.room.Wait()
 	}
 	if s.closed {
