@@ -36,7 +36,7 @@ vet:
 # takes a core.
 test: deps build vet ## All unit tests, with the race detector, and the quick part of the lab
 	@status=0; \
-	$(GO) test -race $$($(GO) list ./... | grep -Ev '$(RACE_SKIP)') || status=1; \
+	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -Ev '$(RACE_SKIP)') || status=1; \
 	$(GO) test -run TestPowerCuts ./arrays/embedded || status=1; \
 	$(GO) test -timeout 20m -p 1 $$($(GO) list ./... | grep -E '$(RACE_SKIP)') || status=1; \
 	exit $$status

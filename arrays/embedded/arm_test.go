@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -179,8 +180,8 @@ func TestArmingTimesOut(t *testing.T) {
 		ev := &collector{}
 		o := options(dir)
 		o.OnEvent = ev.add
-		leap := time.Duration(0)
-		o.Now = func() time.Time { leap += 24 * time.Hour; return time.Now().Add(leap) }
+		var leaps atomic.Int64
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(leaps.Add(1)) * 24 * time.Hour) }
 		a := open(t, o)
 		v, _ := create(t, a, "v", 8*mib, "a", "b", "c")
 		vs := []driver.VolumeID{v.ID}

@@ -38,7 +38,10 @@ func TestPowerCuts(t *testing.T) {
 	cuts, given := pcEnv(t, "CUTS")
 	if !given {
 		cuts = 10_000
-		if testing.Short() || raceEnabled {
+		switch {
+		case raceEnabled: // make test has all of them without the detector
+			cuts = 100
+		case testing.Short():
 			cuts = 1_000
 		}
 	}
@@ -81,6 +84,9 @@ func pcRun(ctx context.Context, seed uint64, at int64) (cuts int, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	t := &pcTrace{ctx: ctx, rng: rand.New(rand.NewPCG(seed, 0)), fs: disktest.New(), m: newPCModel(), steps: pcSteps}
+	if raceEnabled {
+		t.steps /= 5
+	}
 	queue := make(chan pcCut)
 	var n atomic.Int64
 	var look struct{ left, until atomic.Int64 }

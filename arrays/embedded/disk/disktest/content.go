@@ -1,6 +1,9 @@
 package disktest
 
-import "slices"
+import (
+	"slices"
+	"sync/atomic"
+)
 
 const (
 	sector   = 512
@@ -11,8 +14,8 @@ const (
 // be part of several file systems.
 type content struct {
 	size   int64
-	pages  []*page // nil is a hole
-	frozen bool
+	pages  []*page     // nil is a hole
+	frozen atomic.Bool // set by each file system that the content is a part of
 }
 
 type page struct {
@@ -23,7 +26,7 @@ type page struct {
 // thaw returns c, or a copy of it that can be changed. The pages are shared
 // until they are.
 func (c *content) thaw() *content {
-	if !c.frozen {
+	if !c.frozen.Load() {
 		return c
 	}
 	return &content{size: c.size, pages: slices.Clone(c.pages)}

@@ -67,7 +67,7 @@ func (c *cutter) node(n *node) *node {
 	if len(n.changes) > 0 {
 		m.stable = scatter(n, rng, survive, torn)
 	}
-	m.stable.frozen = true
+	m.stable.frozen.Store(true)
 	m.live = m.stable
 	return m
 }

@@ -115,7 +115,7 @@ func (h *file) CloneFrom(src disk.File) error {
 		return err
 	}
 	defer h.fs.mu.Unlock()
-	s.n.live.frozen = true
+	s.n.live.frozen.Store(true)
 	h.n.doFile(change{n: s.n.live.size, from: s.n.live, size: s.n.live.size})
 	return nil
 }
@@ -127,7 +127,7 @@ func (h *file) Sync() error {
 		return err
 	}
 	defer h.fs.mu.Unlock()
-	h.n.live.frozen = true
+	h.n.live.frozen.Store(true)
 	h.n.stable, h.n.changes = h.n.live, nil
 	return nil
 }
@@ -136,7 +136,7 @@ func (h *file) Extents(off, n int64, fn func(lun.Extent) error) error {
 	if err := h.begin("", off, n); err != nil {
 		return err
 	}
-	h.n.live.frozen = true
+	h.n.live.frozen.Store(true)
 	c := h.n.live
 	h.fs.mu.Unlock()
 	hole := func(off int64) bool {

@@ -121,7 +121,8 @@ func (f *FS) newNode(dir bool) *node {
 	if dir {
 		n.names, n.stableNames = map[string]*node{}, map[string]*node{}
 	} else {
-		n.stable = &content{frozen: true}
+		n.stable = new(content)
+		n.stable.frozen.Store(true)
 		n.live = n.stable
 	}
 	return n
