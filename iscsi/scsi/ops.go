@@ -8,6 +8,7 @@ type op struct {
 	hasSA   bool
 	usage   []byte // CDB usage data of REPORT SUPPORTED OPERATION CODES
 
+	moves  bool // a READ or WRITE and nothing else
 	out    bool // the initiator sends c.Want bytes
 	writes bool // changes the medium: refused where that is protected
 	always bool // performed in spite of a unit attention (SAM-5 5.14)
@@ -46,8 +47,8 @@ func usage(base []byte, byte1 byte) []byte {
 var ops = []op{
 	{name: "TEST UNIT READY", code: 0x00, usage: []byte{0, 0, 0, 0, 0, 0}, access: isRead, run: runNothing},
 	{name: "REQUEST SENSE", code: 0x03, usage: []byte{0, 1, 0, 0, 0xff, 0}, always: true, state: anyState, run: runRequestSense},
-	{name: "READ(6)", code: 0x08, usage: usage6, access: isRead, parse: parseRW6, run: runRead},
-	{name: "WRITE(6)", code: 0x0a, usage: usage6, access: isWrite, out: true, writes: true, parse: parseRW6, run: runWrite},
+	{name: "READ(6)", code: 0x08, moves: true, usage: usage6, access: isRead, parse: parseRW6, run: runRead},
+	{name: "WRITE(6)", code: 0x0a, moves: true, usage: usage6, access: isWrite, out: true, writes: true, parse: parseRW6, run: runWrite},
 	{name: "INQUIRY", code: 0x12, usage: []byte{0, 1, 0xff, 0xff, 0xff, 0}, always: true, state: anyState, parse: parseInquiry, run: runInquiry},
 	{name: "MODE SELECT(6)", code: 0x15, usage: []byte{0, 0x11, 0, 0, 0xff, 0}, access: isWrite, state: standby, out: true, parse: parseModeSelect6, run: runModeSelect},
 	{name: "RESERVE(6)", code: 0x16, usage: []byte{0, 0, 0, 0, 0, 0}, access: isPROut, parse: parseReserve6, run: runReserve6},
@@ -56,8 +57,8 @@ var ops = []op{
 	{name: "START STOP UNIT", code: 0x1b, usage: []byte{0, 1, 0, 0x0f, 0xf7, 0}, access: isWrite, parse: parseStartStop, run: runStartStop},
 	{name: "PREVENT ALLOW MEDIUM REMOVAL", code: 0x1e, usage: []byte{0, 0, 0, 0, 0x03, 0}, access: isWrite, run: runNothing},
 	{name: "READ CAPACITY(10)", code: 0x25, usage: []byte{0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x01, 0}, parse: parseCapacity10, run: runCapacity10},
-	{name: "READ(10)", code: 0x28, usage: usage10, access: isRead, parse: parseRW10, run: runRead},
-	{name: "WRITE(10)", code: 0x2a, usage: usage10, access: isWrite, out: true, writes: true, parse: parseRW10, run: runWrite},
+	{name: "READ(10)", code: 0x28, moves: true, usage: usage10, access: isRead, parse: parseRW10, run: runRead},
+	{name: "WRITE(10)", code: 0x2a, moves: true, usage: usage10, access: isWrite, out: true, writes: true, parse: parseRW10, run: runWrite},
 	{name: "WRITE AND VERIFY(10)", code: 0x2e, usage: usage(usage10, 0x12), access: isWrite, out: true, writes: true, parse: parseRW10, run: runWriteVerify},
 	{name: "VERIFY(10)", code: 0x2f, usage: usage(usage10, 0x16), access: isRead, out: true, parse: parseVerify, run: runVerify},
 	{name: "PRE-FETCH(10)", code: 0x34, usage: usage(usage10, 0x02), access: isRead, parse: parsePrefetch, run: runNothing},
@@ -82,9 +83,9 @@ var ops = []op{
 	{name: "EXTENDED COPY(LID1)", code: 0x83, service: 0, hasSA: true, usage: []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0}, access: isWrite, out: true, parse: parseCopy, run: runCopy},
 	{name: "RECEIVE COPY STATUS(LID1)", code: 0x84, service: 0, hasSA: true, usage: []byte{0, 0, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0}, access: isWrite, run: runCopyStatus},
 	{name: "RECEIVE COPY OPERATING PARAMETERS", code: 0x84, service: 3, hasSA: true, usage: []byte{0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0}, access: isWrite, run: runCopyLimits},
-	{name: "READ(16)", code: 0x88, usage: usage16, access: isRead, parse: parseRW16, run: runRead},
+	{name: "READ(16)", code: 0x88, moves: true, usage: usage16, access: isRead, parse: parseRW16, run: runRead},
 	{name: "COMPARE AND WRITE", code: 0x89, usage: []byte{0, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0, 0}, access: isWrite, out: true, writes: true, parse: parseCompareAndWrite, run: runCompareAndWrite},
-	{name: "WRITE(16)", code: 0x8a, usage: usage16, access: isWrite, out: true, writes: true, parse: parseRW16, run: runWrite},
+	{name: "WRITE(16)", code: 0x8a, moves: true, usage: usage16, access: isWrite, out: true, writes: true, parse: parseRW16, run: runWrite},
 	{name: "ORWRITE(16)", code: 0x8b, usage: usage16, access: isWrite, out: true, writes: true, parse: parseRW16, run: runOrWrite},
 	{name: "WRITE AND VERIFY(16)", code: 0x8e, usage: usage(usage16, 0x12), access: isWrite, out: true, writes: true, parse: parseRW16, run: runWriteVerify},
 	{name: "VERIFY(16)", code: 0x8f, usage: usage(usage16, 0x16), access: isRead, out: true, parse: parseVerify, run: runVerify},
@@ -98,8 +99,8 @@ var ops = []op{
 	{name: "REPORT SUPPORTED OPERATION CODES", code: 0xa3, service: 0x0c, hasSA: true, usage: []byte{0, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0}, state: anyState, run: runReportOpcodes},
 	{name: "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", code: 0xa3, service: 0x0d, hasSA: true, usage: []byte{0, 0x0d, 0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0}, state: anyState, run: runReportTMF},
 	{name: "SET TARGET PORT GROUPS", code: 0xa4, service: 0x0a, hasSA: true, usage: []byte{0, 0x0a, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0}, access: isWrite, state: anyState, out: true, parse: parseSetGroups, run: runSetGroups},
-	{name: "READ(12)", code: 0xa8, usage: usage12, access: isRead, parse: parseRW12, run: runRead},
-	{name: "WRITE(12)", code: 0xaa, usage: usage12, access: isWrite, out: true, writes: true, parse: parseRW12, run: runWrite},
+	{name: "READ(12)", code: 0xa8, moves: true, usage: usage12, access: isRead, parse: parseRW12, run: runRead},
+	{name: "WRITE(12)", code: 0xaa, moves: true, usage: usage12, access: isWrite, out: true, writes: true, parse: parseRW12, run: runWrite},
 	{name: "WRITE AND VERIFY(12)", code: 0xae, usage: usage(usage12, 0x12), access: isWrite, out: true, writes: true, parse: parseRW12, run: runWriteVerify},
 	{name: "VERIFY(12)", code: 0xaf, usage: usage(usage12, 0x16), access: isRead, out: true, parse: parseVerify, run: runVerify},
 	{name: "READ DEFECT DATA(12)", code: 0xb7, usage: []byte{0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0}, access: isRead, run: runDefects12},

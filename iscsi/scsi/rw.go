@@ -90,6 +90,13 @@ func (c *Command) fua() bool { return c.CDB[0] > 0x1f && c.CDB[1]&0x08 != 0 }
 
 func runNothing(*Nexus, *Command) result { return result{} }
 
+// OnlyMoves reports whether c, after Begin, only moves data between the initiator
+// and the device's cache, and at most so many bytes: a READ or WRITE that makes
+// nothing stable.
+func (n *Nexus) OnlyMoves(c *Command, most int64) bool {
+	return c.op != nil && c.op.moves && c.Want <= most && !c.fua() && (!c.op.writes || n.unit.wce.Load())
+}
+
 func runRead(n *Nexus, c *Command) result {
 	u := n.unit
 	off, left := int64(c.lba)<<u.shift, c.data()

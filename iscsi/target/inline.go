@@ -30,27 +30,14 @@ const (
 // errRelieved ends a reader whose role another has now.
 var errRelieved = errors.New("the connection has another reader")
 
-// brief reports whether a command is one that the reader may perform: a READ or
-// WRITE of little that needs no flush.
-func brief(t *task) bool {
-	if t.edtl > inlineBytes {
-		return false
-	}
-	const fua = 0x08
-	switch t.cmd.CDB[0] {
-	case 0x08, 0x0a, 0x28, 0x88, 0xa8: // READ (6, 10, 16, 12), WRITE (6)
-		return true
-	case 0x2a, 0x8a, 0xaa: // WRITE (10, 16, 12)
-		return t.cmd.CDB[1]&fua == 0
-	}
-	return false
-}
+// brief reports whether the reader may perform a task.
+func (n *nexus) brief(t *task) bool { return n.scsi.OnlyMoves(&t.cmd, inlineBytes) }
 
 // keep leaves a task in its queue for the reader. conn.mu is held.
 func (n *nexus) keep(t *task) bool {
 	c := n.ss.conn
 	switch {
-	case n.held || len(c.kept) >= inlineKept || !brief(t):
+	case n.held || len(c.kept) >= inlineKept || !n.brief(t):
 		return false
 	case n.slow > 0:
 		n.slow--
@@ -89,7 +76,7 @@ func (c *conn) serve() bool {
 		if t == nil {
 			continue // a worker has it, or it was aborted
 		}
-		if !brief(t) { // meant for a worker, who finds the other one as well
+		if !n.brief(t) { // meant for a worker, who finds the other one as well
 			n.queue.push(t)
 			n.hire()
 			continue

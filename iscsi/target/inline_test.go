@@ -36,28 +36,3 @@ func TestStuckReaderIsRelieved(t *testing.T) {
 		t.Errorf("turn %d: the reader performed nothing", turn)
 	}
 }
-
-func TestBrief(t *testing.T) {
-	for _, row := range []struct {
-		what string
-		cdb  []byte
-		edtl uint32
-		want bool
-	}{
-		{"READ (10)", []byte{0x28, 0}, 4096, true},
-		{"READ (10) of much", []byte{0x28, 0}, 1 << 20, false},
-		{"WRITE (16)", []byte{0x8a, 0}, 4096, true},
-		{"WRITE (16) with FUA", []byte{0x8a, 8}, 4096, false},
-		{"SYNCHRONIZE CACHE (10)", []byte{0x35, 0}, 0, false},
-		{"COMPARE AND WRITE", []byte{0x89, 0}, 1024, false},
-		{"PERSISTENT RESERVE OUT", []byte{0x5f, 0}, 24, false},
-		{"EXTENDED COPY", []byte{0x83, 0}, 100, false},
-	} {
-		var k task
-		copy(k.cmd.CDB[:], row.cdb)
-		k.edtl = row.edtl
-		if got := brief(&k); got != row.want {
-			t.Errorf("%s: %t, want %t", row.what, got, row.want)
-		}
-	}
-}

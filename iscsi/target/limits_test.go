@@ -198,8 +198,8 @@ func TestFairness(t *testing.T) {
 	}
 	turns := (d.calls.Load() - before) / n
 	close(stop)
+	wg.Wait() // before the connection goes: a command may be on its way
 	greedy.nc.Close()
-	wg.Wait()
 	t.Logf("%d commands of the greedy session for each of the modest one", turns)
 	if turns > 1000 {
 		t.Errorf("%d of the greedy session's commands for one of the modest one's", turns)

@@ -92,6 +92,37 @@ func (o *Options) Parent(name, format string, ownName string, own OpenFunc) (Dis
 	return &owned{d, dev}, nil
 }
 
+// FirstParent is Parent for a child of format that knows its parent, of the same
+// format, by several names: it opens the first that the resolver takes, and
+// returns which that was.
+func (o *Options) FirstParent(format string, names []string, own OpenFunc) (d Disk, name string, err error) {
+	var refused []error
+	for _, name := range names {
+		found := false
+		d, err := o.Parent(name, format, format, func(dev lun.Device, o Options) (Disk, error) {
+			found = true
+			return own(dev, o)
+		})
+		switch {
+		case err == nil:
+			return d, name, nil
+		case found || !errors.Is(err, ErrOtherFile):
+			return nil, "", fmt.Errorf("%s: %w", format, err)
+		}
+		refused = append(refused, err)
+	}
+	return nil, "", fmt.Errorf("%s: open the parent: %w", format, errors.Join(refused...))
+}
+
+// Inherited are a parent's warnings, as its child passes them on.
+func Inherited(name string, parent Disk) []error {
+	var out []error
+	for _, w := range parent.Info().Warnings {
+		out = append(out, fmt.Errorf("parent %.200q: %w", name, w))
+	}
+	return out
+}
+
 // owned is a disk that closes the device below it, too.
 type owned struct {
 	Disk

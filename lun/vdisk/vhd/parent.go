@@ -9,7 +9,6 @@ import (
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/vdisk"
-	"github.com/cleave-san/cleave/lun/vdisk/blockmap"
 )
 
 // openParent opens the parent by the first of its names that the resolver
@@ -22,36 +21,24 @@ func (m *image) openParent(o vdisk.Options) (func() error, error) {
 	if len(names) == 0 {
 		return nil, damaged(m.headAt+64, "Parent Unicode Name", nil, "a differencing disk must name its parent, in a locator or here")
 	}
-	var refused []error
-	for _, name := range names {
-		var parent *image // set once the resolver has found a file
-		found := false
-		d, err := o.Parent(name, format, format, func(dev lun.Device, o vdisk.Options) (vdisk.Disk, error) {
-			found = true
-			var d *blockmap.Disk
-			var err error
-			if d, parent, err = open(dev, o); err != nil {
-				return nil, err
-			}
-			return d, nil
-		})
-		if err != nil && !found && errors.Is(err, vdisk.ErrOtherFile) {
-			refused = append(refused, err)
-			continue
-		}
+	var parent *image
+	d, name, err := o.FirstParent(format, names, func(dev lun.Device, o vdisk.Options) (vdisk.Disk, error) {
+		d, p, err := open(dev, o)
 		if err != nil {
-			return nil, fmt.Errorf("vhd: %w", err)
+			return nil, err
 		}
-		if err := m.checkParent(name, parent); err != nil {
-			return nil, errors.Join(err, d.Close())
-		}
-		m.parent, m.parents = d, vdisk.Chain(name, d)
-		for _, w := range d.Info().Warnings {
-			m.warnings = append(m.warnings, fmt.Errorf("parent %.200q: %w", name, w))
-		}
-		return d.Close, nil
+		parent = p
+		return d, nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("vhd: open the parent: %w", errors.Join(refused...))
+	if err := m.checkParent(name, parent); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	m.parent, m.parents = d, vdisk.Chain(name, d)
+	m.warnings = append(m.warnings, vdisk.Inherited(name, d)...)
+	return d.Close, nil
 }
 
 func (m *image) checkParent(name string, p *image) error {

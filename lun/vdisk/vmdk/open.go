@@ -197,38 +197,26 @@ func (m *image) openParent(o vdisk.Options) (vdisk.Disk, error) {
 	if base := hint[strings.LastIndexAny(hint, `\/`)+1:]; base != hint && base != "" {
 		names = append(names, base)
 	}
-	var refused []error
-	for _, name := range names {
-		var p *image // set once the resolver has found a file
-		found := false
-		d, err := o.Parent(name, format, format, func(dev lun.Device, o vdisk.Options) (vdisk.Disk, error) {
-			found = true
-			var d *blockmap.Disk
-			var err error
-			if d, p, err = open(dev, o); err != nil {
-				return nil, err
-			}
-			return d, nil
-		})
-		if err != nil && !found && errors.Is(err, vdisk.ErrOtherFile) {
-			refused = append(refused, err)
-			continue
-		}
+	var parent *image
+	d, name, err := o.FirstParent(format, names, func(dev lun.Device, o vdisk.Options) (vdisk.Disk, error) {
+		d, p, err := open(dev, o)
 		if err != nil {
-			return nil, fmt.Errorf("vmdk: %w", err)
+			return nil, err
 		}
-		if p.desc.cid != m.desc.parentCID {
-			err := damaged(m.desc.at, "parentCID", fmt.Sprintf("%08x", m.desc.parentCID),
-				"the file %.200q has the CID %08x: it is another disk, or was changed after the child was made", name, p.desc.cid)
-			return nil, errors.Join(err, d.Close())
-		}
-		m.parents = vdisk.Chain(name, d)
-		for _, w := range d.Info().Warnings {
-			m.warnings = append(m.warnings, fmt.Errorf("parent %.200q: %w", name, w))
-		}
+		parent = p
 		return d, nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("vmdk: open the parent: %w", errors.Join(refused...))
+	if cid := parent.desc.cid; cid != m.desc.parentCID {
+		err := damaged(m.desc.at, "parentCID", fmt.Sprintf("%08x", m.desc.parentCID),
+			"the file %.200q has the CID %08x: it is another disk, or was changed after the child was made", name, cid)
+		return nil, errors.Join(err, d.Close())
+	}
+	m.parents = vdisk.Chain(name, d)
+	m.warnings = append(m.warnings, vdisk.Inherited(name, d)...)
+	return d, nil
 }
 
 // stamp gives the disk another CID, in as many digits as it has.
