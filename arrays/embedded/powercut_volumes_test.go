@@ -1,0 +1,147 @@
+package embedded
+
+import (
+	"fmt"
+	"syscall"
+
+	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/embedded/disk/disktest"
+)
+
+func (t *pcTrace) mirrors(d *pcDevice) ([]MirrorInfo, error) {
+	info, err := t.a.VolumeInfo(driver.VolumeID(d.name))
+	return info.Replicas, err
+}
+
+var pcPools = []string{"a", "b", "c"}
+
+func (t *pcTrace) addMirror() error {
+	d := t.volume()
+	ms, err := t.mirrors(d)
+	if err != nil || len(ms) >= 3 {
+		return err
+	}
+	return t.underLoad(func() error {
+		_, err := t.a.AddMirror(t.ctx, driver.VolumeID(d.name), pcPools[t.rng.IntN(3)])
+		return err
+	})
+}
+
+func (t *pcTrace) removeMirror() error {
+	d := t.volume()
+	ms, err := t.mirrors(d)
+	if err != nil || len(ms) < 3 {
+		return err
+	}
+	m := ms[t.rng.IntN(len(ms))]
+	if m.State == driver.Synchronized && t.devs[d].v.mirrorsInSync() < 3 {
+		return nil
+	}
+	return t.underLoad(func() error { return t.a.RemoveMirror(t.ctx, driver.VolumeID(d.name), m.ID) })
+}
+
+// loseMirror has writes to one mirror fail, and replaces or
+// repairs it.
+func (t *pcTrace) loseMirror() error {
+	d := t.volume()
+	if t.devs[d].v.mirrorsInSync() < 3 {
+		return nil
+	}
+	ms, err := t.mirrors(d)
+	if err != nil {
+		return err
+	}
+	m := ms[t.rng.IntN(len(ms))]
+	t.fs.Fail(func(op disktest.Op, name string) error {
+		if op == disktest.OpWrite && name == m.File {
+			return syscall.EIO
+		}
+		return nil
+	})
+	err = t.change(t.rng, d, t.devs[d], 7, 90)
+	if err == nil {
+		err = t.syncDevice(d, t.devs[d])
+	}
+	t.fs.Fail(nil)
+	if err != nil {
+		return err
+	}
+	if t.rng.IntN(3) > 0 {
+		return t.repair(d)
+	}
+	if err := t.a.RemoveMirror(t.ctx, driver.VolumeID(d.name), m.ID); err != nil {
+		return err
+	}
+	_, err = t.a.AddMirror(t.ctx, driver.VolumeID(d.name), m.Pool)
+	return err
+}
+
+// repair takes a broken mirror back, after it has missed something.
+func (t *pcTrace) repair(d *pcDevice) error {
+	return t.underLoad(func() error {
+		for range t.rng.IntN(3) {
+			do := t.housekeeping
+			switch t.rng.IntN(3) {
+			case 0:
+				do = t.sync
+			case 1:
+				do = t.clean
+			}
+			if err := do(); err != nil {
+				return err
+			}
+		}
+		return t.a.RepairVolume(t.ctx, driver.VolumeID(d.name))
+	})
+}
+
+func (t *pcTrace) grow() error {
+	d := t.volume()
+	sectors := len(d.hist) + 128 + t.rng.IntN(2)*64
+	if sectors > 2*pcSectors {
+		return nil
+	}
+	old := len(d.hist)
+	t.m.set(func() {
+		for len(d.hist) < sectors {
+			d.hist = append(d.hist, []uint32{0})
+		}
+	})
+	_, err := t.a.GrowVolume(t.ctx, driver.VolumeID(d.name), int64(sectors)*sector)
+	if kindOf(err) == driver.Busy {
+		t.m.set(func() { d.hist = d.hist[:old] })
+		return nil
+	}
+	if err == nil {
+		t.m.grow(d, sectors)
+	}
+	return err
+}
+
+func (t *pcTrace) create() error {
+	if len(t.volumes()) >= 3 {
+		return nil
+	}
+	d := t.m.newDevice(fmt.Sprintf("v%d", len(t.m.vols)), pcSectors)
+	o := CreateVolume{Name: d.name, Size: pcSectors * sector, Pools: pcPools[:2+t.rng.IntN(2)]}
+	if t.rng.IntN(4) == 0 {
+		o.Snapshots = ByReflink
+	}
+	if _, err := t.a.CreateVolume(t.ctx, o); err != nil {
+		return err
+	}
+	t.m.set(func() { d.there = true })
+	return t.openVolume(d)
+}
+
+func (t *pcTrace) deleteVolume() error {
+	if len(t.volumes()) < 2 {
+		return nil
+	}
+	d := t.volume()
+	t.m.set(func() { d.going = true })
+	t.closeVolume(d)
+	err := t.a.DeleteVolume(t.ctx, driver.VolumeID(d.name))
+	t.m.set(func() { d.gone = true })
+	return err
+}
