@@ -88,6 +88,9 @@ func (a *Array) lockTag(ctx context.Context, tag driver.Tag, refs []driver.Volum
 	if vols, err = a.findAll(refs); err != nil {
 		return nil, nil, err
 	}
+	if ctx.Err() != nil {
+		return nil, nil, driver.Errorf(driver.Unreachable, "nothing was begun for tag %q: %w", tag, context.Cause(ctx))
+	}
 	release, err = a.splits.lock(ctx, tag)
 	return vols, release, err
 }

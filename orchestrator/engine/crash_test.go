@@ -27,17 +27,17 @@ func (m *mortal) Put(r journal.Record) error {
 	m.mu.Lock()
 	m.puts++
 	die := m.puts == m.dieAt
-	if die {
-		m.dieLocked()
+	var err error
+	if !m.dead && !(die && m.before) {
+		err = m.Journal.Put(r)
 	}
-	gone := m.dead && !die
+	if die {
+		m.dieLocked() // not earlier: what comes after a death must find all that was written
+	}
+	dead := m.dead
 	m.mu.Unlock()
-	if gone || die && m.before {
+	if dead {
 		select {} // the process is gone
-	}
-	err := m.Journal.Put(r)
-	if die {
-		select {}
 	}
 	return err
 }
