@@ -41,7 +41,7 @@ func TestContainers(t *testing.T) {
 		t.Cleanup(func() { f.Close() })
 		return open.Source{Name: name, Device: f, Containers: true}
 	}
-	for _, format := range []string{"raw", "qcow2", "vhdx", "vpc"} {
+	for _, format := range []string{"raw", "qcow2", "vhdx", "vpc", "vmdk"} {
 		out := "out." + format
 		arg := []string{"convert", "-t", "unsafe", "-f", "raw", "-O", format}
 		if format == "vpc" {
@@ -71,6 +71,13 @@ func TestContainers(t *testing.T) {
 	qemu("create", "-q", "-f", "qcow2", "-b", "raw", "-F", "raw", "child.qcow2")
 	if _, err := open.Probe(context.Background(), source("child.qcow2")); !errors.Is(err, vdisk.ErrOtherFile) {
 		t.Errorf("a disk with a backing file: %v", err)
+	}
+	s = source("child.qcow2")
+	s.Files = vdisk.Folder(dir)
+	if c, err = open.Probe(context.Background(), s); err != nil || names(c) != "disk vgo1/root vgo1/snap" {
+		t.Errorf("a disk with a backing file that may be opened: %v", err)
+	} else if err := c.Close(); err != nil {
+		t.Error(err)
 	}
 
 	b, err := os.ReadFile(filepath.Join(dir, "out.qcow2"))

@@ -10,12 +10,16 @@
 // read when a snapshot is opened. Nothing is written, mounted or activated.
 //
 // Names of volumes: "disk" is the content of the virtual disk, "p1" its first
-// partition, "vg/lv" a logical volume or snapshot. Where several devices were
+// partition, "vg/lv" a logical volume or snapshot, "snapshot:NAME" the virtual
+// disk as its container keeps it in an internal snapshot. Where several devices were
 // given, disks and partitions are numbered: "1:disk", "2:p1".
 //
 // What is probed may belong to a stranger: errors of damaged input are
 // *lun.FormatError, and probing is bounded in memory and time by the packages
 // below. Contents may be used by several goroutines.
+//
+// A file that is a virtual disk may name further files. Source.Files says what
+// of that is opened; vdisk.Folder is for the files beside it.
 package open
 
 import (
@@ -23,10 +27,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/partition"
 	"github.com/cleave-san/cleave/lun/store/lvm2"
+	"github.com/cleave-san/cleave/lun/vdisk"
 )
 
 // Source is a device to probe and what to call it in messages.
@@ -35,17 +41,30 @@ type Source struct {
 	Device lun.Device
 
 	// Containers has the device looked at as a file that may be a virtual disk
-	// (qcow2, VHDX, VHD), whose content is then probed. It is off for the disks
-	// of guests, which could write the first bytes of a container themselves.
+	// (qcow2, VHDX, VMDK, VHD), whose content is then probed. It is off for the
+	// disks of guests, which could write the first bytes of a container
+	// themselves.
 	Containers bool
+	// Files opens the further files of a container: parents, extents, an
+	// external data file. nil opens none.
+	Files vdisk.Resolver
+	// Snapshot has the container opened as it was at one of its internal
+	// snapshots, by name or ID. That there is none is ErrNotFound.
+	Snapshot string
+	// Writable has the container opened for writes in place, with its extents
+	// and its external data file; see Disk.CheckWritable. Parents are never written.
+	Writable bool
 }
 
 // Disk is one source and what was found directly on it.
 type Disk struct {
 	Source
-	Container string           // "raw", "qcow2", "vhdx", "vhd", whose content Device is, or "damaged"
+	Container string           // "raw", "qcow2", "vhdx", "vmdk", "vhd", whose content Device is, or "damaged"
+	Info      vdisk.Info       // of the container
 	Table     *partition.Table // nil: not partitioned
 	PVs       []*lvm2.PV
+
+	file lun.Device // the container itself
 }
 
 // Contents is what the sources hold together.
@@ -59,6 +78,9 @@ type Contents struct {
 	Warnings []error
 
 	held int // bytes of metadata text read so far
+
+	mu     sync.Mutex
+	opened []vdisk.Disk // to be closed
 }
 
 // maxHeld bounds the metadata text of all PVs together. A group of a hundred
@@ -69,14 +91,19 @@ const maxHeld = 256 << 20
 // errors.Is.
 var ErrNotFound = errors.New("no such volume")
 
-// Probe looks into the sources. The error is only for devices that can't be
+// Probe looks into the sources; the caller closes the Contents. The error is only for devices that can't be
 // read, sources that make no sense together, and ctx; damaged content is in
 // Contents.Damage.
-func Probe(ctx context.Context, sources ...Source) (*Contents, error) {
+func Probe(ctx context.Context, sources ...Source) (_ *Contents, err error) {
 	if len(sources) == 0 {
 		return nil, errors.New("no device was given")
 	}
 	c := &Contents{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}()
 	var pvs []*lvm2.PV
 	for _, s := range sources {
 		if err := ctx.Err(); err != nil {

@@ -18,6 +18,7 @@ const (
 	KindPartition Kind = "partition"
 	KindLogical   Kind = "logical volume"
 	KindSnapshot  Kind = "snapshot"
+	KindContainer Kind = "snapshot of the container"
 )
 
 // Volume is something that has content of its own and a name.
@@ -48,8 +49,8 @@ func (v *Volume) hasUUID(s string) bool {
 	return strings.ReplaceAll(v.UUID, "-", "") == bare
 }
 
-// Open returns the volume's content as a read-only device that lives as long as
-// the sources do. What can't be read (an overflowed snapshot, a volume on a
+// Open returns the volume's content as a read-only device that lives until
+// Contents.Close. What can't be read (an overflowed snapshot, a volume on a
 // missing disk, a type not known) is an error with the reason.
 func (v *Volume) Open() (lun.Device, error) {
 	d, err := v.open()
@@ -59,13 +60,14 @@ func (v *Volume) Open() (lun.Device, error) {
 	return d, nil
 }
 
-// Volumes lists all volumes: disks, partitions, then logical volumes and
+// Volumes lists all volumes: disks with their containers' snapshots, partitions, then logical volumes and
 // snapshots as LVM shows them (hidden parts of others are not listed).
 func (c *Contents) Volumes() []*Volume {
 	var out []*Volume
 	for i, d := range c.Disks {
 		out = append(out, &Volume{Name: c.DiskName(i), Kind: KindDisk, Size: d.Device.Size(),
 			open: func() (lun.Device, error) { return d.Device, nil }})
+		out = append(out, c.Snapshots(i)...)
 		if d.Table == nil {
 			continue
 		}

@@ -24,11 +24,29 @@ type DiskReport struct {
 	Source     string            `json:"source"`
 	Volume     string            `json:"volume"` // its name for sha256 and recover
 	Container  string            `json:"container"`
+	Variant    string            `json:"variant,omitempty"` // in the container's own words
 	Size       int64             `json:"size"`
+	Parents    []ParentReport    `json:"parents,omitempty"` // the nearest first
+	Files      []string          `json:"files,omitempty"`   // further ones that hold its data, as the container names them
+	Kept       []KeptReport      `json:"containerSnapshots,omitempty"`
 	Scheme     string            `json:"scheme,omitempty"` // "gpt", "mbr", "" where not partitioned
 	Sector     int               `json:"sector,omitempty"`
 	Partitions []PartitionReport `json:"partitions,omitempty"`
 	PVs        []PVReport        `json:"physicalVolumes,omitempty"`
+}
+
+// ParentReport is a virtual disk on which another one is based.
+type ParentReport struct {
+	File      string `json:"file"` // as its child names it
+	Container string `json:"container"`
+	Size      int64  `json:"size"`
+}
+
+// KeptReport is a snapshot that a container keeps inside itself.
+type KeptReport struct {
+	Volume  string    `json:"volume"`
+	Size    int64     `json:"size"`
+	Created time.Time `json:"created,omitzero"` // by its maker's clock
 }
 
 // PartitionReport is one partition.
@@ -161,7 +179,13 @@ func Inspect(ctx context.Context, c *open.Contents) (*Report, error) {
 }
 
 func inspectDisk(c *open.Contents, i int, d *open.Disk, owner map[*lvm2.PV]string) DiskReport {
-	out := DiskReport{Source: d.Name, Volume: c.DiskName(i), Container: d.Container, Size: d.Device.Size()}
+	out := DiskReport{Source: d.Name, Volume: c.DiskName(i), Container: d.Container, Variant: d.Info.Variant, Size: d.Device.Size(), Files: d.Info.Files}
+	for _, p := range d.Info.Parents {
+		out.Parents = append(out.Parents, ParentReport{File: p.Name, Container: p.Format, Size: p.Size})
+	}
+	for _, v := range c.Snapshots(i) {
+		out.Kept = append(out.Kept, KeptReport{Volume: v.Name, Size: v.Size, Created: v.Created})
+	}
 	if d.Table != nil {
 		out.Scheme, out.Sector = string(d.Table.Scheme), d.Table.Sector
 		for _, p := range d.Table.Partitions {

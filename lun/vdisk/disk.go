@@ -35,8 +35,7 @@ type Info struct {
 	Size    int64  // of the disk that the guest sees
 	Block   int64  // unit of allocation; 0 where there is none
 
-	Dirty   bool // not closed cleanly: content is right, counters may not be
-	Corrupt bool // marked as damaged by who used it
+	Dirty bool // not closed cleanly: content is right, counters may not be
 
 	// ReadOnly says why the disk can't be written in place; nil if it can.
 	ReadOnly error
@@ -72,6 +71,9 @@ var (
 	// ErrOtherFile says that the container needs another file and the resolver
 	// would not open it.
 	ErrOtherFile = errors.New("the container needs another file")
+
+	// ErrNoSnapshot says that no one internal snapshot is called so.
+	ErrNoSnapshot = errors.New("no such internal snapshot")
 
 	// ErrDepth says that a chain of parents is longer than Options.Depth, or
 	// goes round in a circle.

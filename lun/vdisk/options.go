@@ -26,8 +26,8 @@ type Options struct {
 	Depth int
 
 	// Snapshot opens an internal snapshot instead of the current state, by its
-	// name or, failing that, its ID; such a disk is read-only. Formats that
-	// have none refuse it.
+	// name or, failing that, its ID; such a disk is read-only. That there is
+	// none, or several, is ErrNoSnapshot.
 	Snapshot string
 
 	// Formats opens parents of formats that the child's package does not read,

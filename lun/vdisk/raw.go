@@ -10,7 +10,7 @@ import (
 // content. It is an OpenFunc.
 func Raw(dev lun.Device, o Options) (Disk, error) {
 	if o.Snapshot != "" {
-		return nil, fmt.Errorf("a raw disk has no internal snapshot %.80q", o.Snapshot)
+		return nil, fmt.Errorf("%w as %.80q: the disk is raw", ErrNoSnapshot, o.Snapshot)
 	}
 	return &raw{dev, o.ReadOnly}, nil
 }

@@ -86,8 +86,9 @@ type file struct {
 	readOnly bool
 }
 
-func (d *file) Size() int64  { return d.size }
-func (d *file) Close() error { return d.f.Close() }
+func (d *file) Size() int64    { return d.size }
+func (d *file) File() *os.File { return d.f }
+func (d *file) Close() error   { return d.f.Close() }
 
 func (d *file) ReadAt(p []byte, off int64) (int, error) {
 	if err := lun.CheckRange(off, int64(len(p)), d.size); err != nil {

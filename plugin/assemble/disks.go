@@ -3,10 +3,12 @@ package assemble
 import (
 	"context"
 	"errors"
+	"path/filepath"
 
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/cleave-san/cleave/lun/recovery/worker"
+	"github.com/cleave-san/cleave/lun/vdisk"
 	"github.com/cleave-san/cleave/plugin/cli"
 )
 
@@ -25,7 +27,11 @@ func sources(paths []string) (s worker.Spec, closeAll func() error, err error) {
 		if err != nil {
 			return s, nil, errors.Join(err, closeAll())
 		}
-		s.Sources = append(s.Sources, worker.Source{Name: path, Device: f})
+		src := worker.Source{Name: path, Device: f}
+		if st, err := f.File().Stat(); err == nil && st.Mode().IsRegular() {
+			src.Files = vdisk.Folder(filepath.Dir(path)) // beside it, and nowhere else
+		}
+		s.Sources = append(s.Sources, src)
 	}
 	return s, closeAll, nil
 }

@@ -44,7 +44,24 @@ func drawReport(w io.Writer, p *paper, r *recovery.Report) error {
 		if d.Scheme != "" {
 			detail += fmt.Sprintf(", %s table of %d-byte sectors", d.Scheme, d.Sector)
 		}
-		t.add(d.Volume, d.Container, size(d.Size), "", detail)
+		kind := d.Container
+		if d.Variant != "" {
+			kind += " " + d.Variant
+		}
+		t.add(d.Volume, kind, size(d.Size), "", detail)
+		for _, q := range d.Files {
+			t.add("", "  data file", "", "", q)
+		}
+		for _, q := range d.Parents {
+			t.add("", "  parent, "+q.Container, size(q.Size), "", q.File)
+		}
+		for _, q := range d.Kept {
+			made := ""
+			if !q.Created.IsZero() {
+				made = "made " + clock(q.Created)
+			}
+			t.add("  "+q.Volume, "snapshot of the container", size(q.Size), "", made)
+		}
 		for _, q := range d.Partitions {
 			t.add("  "+q.Volume, "partition", size(q.Size), q.UUID, q.Label)
 		}

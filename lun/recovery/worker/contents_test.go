@@ -19,7 +19,7 @@ func TestVolumesThroughAWorker(t *testing.T) {
 	t.Setenv("TMPDIR", tmp)
 	dev := image(t, "lvm-o1-thick-4k.img")
 	for _, names := range [][]string{{AllVolumes}, {"vgo1/snap"}, {"disk", "8RfV23-8Il5-oMwk-DYpQ-ieLK-Y8TD-BfAKuq"}} {
-		c, err := Open(t.Context(), spec(t, Source{"disk", dev}), names...)
+		c, err := Open(t.Context(), spec(t, Source{Name: "disk", Device: dev}), names...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,10 +51,10 @@ func TestVolumesThroughAWorker(t *testing.T) {
 			t.Error("opened after Close")
 		}
 	}
-	if _, err := Open(t.Context(), spec(t, Source{"disk", dev}), "vgo1/none"); !errors.Is(err, open.ErrNotFound) {
+	if _, err := Open(t.Context(), spec(t, Source{Name: "disk", Device: dev}), "vgo1/none"); !errors.Is(err, open.ErrNotFound) {
 		t.Errorf("a volume that is not there: %v", err)
 	}
-	if _, err := Open(t.Context(), spec(t, Source{"disk", dev})); err == nil {
+	if _, err := Open(t.Context(), spec(t, Source{Name: "disk", Device: dev})); err == nil {
 		t.Error("no volume named, and no error")
 	}
 }
@@ -63,7 +63,7 @@ func TestVolumesThroughAWorker(t *testing.T) {
 // others, and damage keeps its place.
 func TestVolumesSayWhatIsWrong(t *testing.T) {
 	a, b := image(t, "lvm-o4-a.img"), image(t, "lvm-o4-b.img")
-	c, err := Open(t.Context(), spec(t, Source{"a", a}, Source{"b", b}), "vgo4/tiny", "vgo4/good")
+	c, err := Open(t.Context(), spec(t, Source{Name: "a", Device: a}, Source{Name: "b", Device: b}), "vgo4/tiny", "vgo4/good")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestVolumesSayWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cut.Close()
-	d, err := Open(t.Context(), spec(t, Source{"cut", cut}), AllVolumes)
+	d, err := Open(t.Context(), spec(t, Source{Name: "cut", Device: cut}), AllVolumes)
 	if err != nil {
 		t.Fatal(err)
 	}

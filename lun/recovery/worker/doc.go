@@ -6,7 +6,8 @@
 // with the hidden argument "worker". A worker has
 //
 //   - no more than the descriptors it was given: the disks read-only, a
-//     directory for the overlay, a listening socket;
+//     directory for the overlay, a listening socket; and, read-only, those of
+//     the further files of a container, which Source.Files decides on;
 //   - a user of its own and a network without interfaces, where the launcher
 //     is root; the launcher's user otherwise;
 //   - limits on memory, files, threads and, where it only looks, processor time;

@@ -63,17 +63,23 @@ func launch(m mode, s *Spec, c config, id uint32, extra []*os.File) (_ *process,
 
 	for _, src := range s.Sources {
 		cs := configSource{Name: src.Name, FD: 3 + len(files)}
-		if b, ok := src.Device.(lun.Blocker); ok {
-			cs.Logical, cs.Physical = b.Blocks()
-		}
-		f, err := p.hand(ctx, src, &cs)
+		f, err := p.hand(ctx, src, &cs, func() {})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", src.Name, err)
 		}
 		files = append(files, f)
 		c.Sources = append(c.Sources, cs)
 	}
-	c.Memory, c.Containers = s.Limits.Memory, s.Containers
+	if s.resolves() {
+		conn, theirs, err := packets()
+		if err != nil {
+			return nil, err
+		}
+		c.FilesFD = 3 + len(files)
+		files = append(files, theirs)
+		p.bases.Go(func() { p.serveFiles(ctx, s, conn) })
+	}
+	c.Memory, c.Containers, c.Snapshot = s.Limits.Memory, s.Containers, s.ContainerSnapshot
 	line, err := json.Marshal(c)
 	if err != nil {
 		return nil, err
@@ -146,13 +152,23 @@ func (p *process) start() error {
 	return <-started
 }
 
-// hand makes the descriptor by which a worker reads a source.
-func (p *process) hand(ctx context.Context, src Source, cs *configSource) (*os.File, error) {
+// hand makes the descriptor by which a worker reads a source. It calls done when
+// the source's device is needed no more.
+func (p *process) hand(ctx context.Context, src Source, cs *configSource, done func()) (_ *os.File, err error) {
+	if b, ok := src.Device.(lun.Blocker); ok {
+		cs.Logical, cs.Physical = b.Blocks()
+	}
 	if f, ok := src.Device.(lun.Filer); ok {
+		defer done()
 		// Opened anew, so that the worker's descriptor can't be written to
 		// whatever ours can.
 		return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.File().Fd()), os.O_RDONLY, 0)
 	}
+	defer func() {
+		if err != nil {
+			done()
+		}
+	}()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -170,7 +186,10 @@ func (p *process) hand(ctx context.Context, src Source, cs *configSource) (*os.F
 		theirs.Close()
 		return nil, err
 	}
-	p.bases.Go(func() { _ = server.ServeConn(ctx, conn) }) // its end is the worker's I/O error
+	p.bases.Go(func() {
+		defer done()
+		_ = server.ServeConn(ctx, conn) // its end is the worker's I/O error
+	})
 	cs.NBD = true
 	return theirs, nil
 }

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -157,6 +158,7 @@ func work(ctx context.Context, m mode, c config, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer contents.Close()
 	switch m {
 	case modeInspect:
 		r, err := recovery.Inspect(ctx, contents)
@@ -274,29 +276,44 @@ func describe(contents *open.Contents) *found {
 
 // open makes devices of the descriptors.
 func (c *config) open(ctx context.Context) ([]open.Source, error) {
+	var conn *net.UnixConn
+	if c.FilesFD != 0 {
+		var err error
+		if conn, err = unixConn(os.NewFile(uintptr(c.FilesFD), "files")); err != nil {
+			return nil, err
+		}
+	}
+	var mu sync.Mutex
 	var sources []open.Source
-	for _, s := range c.Sources {
-		f := os.NewFile(uintptr(s.FD), s.Name)
-		src := open.Source{Name: s.Name, Containers: c.Containers}
-		if s.NBD {
-			conn, err := net.FileConn(f)
-			f.Close()
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", s.Name, err)
-			}
-			if src.Device, err = nbd.New(ctx, conn, nbd.ClientOptions{}); err != nil {
-				return nil, fmt.Errorf("%s: %w", s.Name, err)
-			}
-		} else {
-			size, err := f.Seek(0, io.SeekEnd) // a block device's size as well
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", s.Name, err)
-			}
-			src.Device = &file{f: f, size: size, logical: s.Logical, physical: s.Physical}
+	for i, s := range c.Sources {
+		d, err := s.device(ctx, os.NewFile(uintptr(s.FD), s.Name))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.Name, err)
+		}
+		src := open.Source{Name: s.Name, Device: d, Containers: c.Containers, Snapshot: c.Snapshot}
+		if conn != nil {
+			src.Files = &resolver{ctx: ctx, source: i, mu: &mu, conn: conn}
 		}
 		sources = append(sources, src)
 	}
 	return sources, nil
+}
+
+// device makes a device of a descriptor that it takes over.
+func (s *configSource) device(ctx context.Context, f *os.File) (lun.Device, error) {
+	if s.NBD {
+		conn, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+		return nbd.New(ctx, conn, nbd.ClientOptions{})
+	}
+	size, err := f.Seek(0, io.SeekEnd) // a block device's size as well
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &file{f: f, size: size, logical: s.Logical, physical: s.Physical}, nil
 }
 
 // file is an inherited descriptor as a read-only device.
@@ -308,6 +325,7 @@ type file struct {
 
 func (d *file) Size() int64                        { return d.size }
 func (d *file) Sync() error                        { return nil }
+func (d *file) Close() error                       { return d.f.Close() }
 func (d *file) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
 
 func (d *file) Blocks() (logical, physical int) {

@@ -11,6 +11,7 @@ import (
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
+	"github.com/cleave-san/cleave/lun/vdisk"
 )
 
 // Bounds on what the two sides say to each other, in bytes.
@@ -42,11 +43,13 @@ type config struct {
 	Volumes    []string            `json:"volumes,omitempty"`
 	ListenFD   int                 `json:"listenFd,omitempty"`
 	OverlayFD  int                 `json:"overlayFd,omitempty"` // a directory
+	FilesFD    int                 `json:"filesFd,omitempty"`   // see question
 	Limit      int64               `json:"limit,omitempty"`
 	ReadOnly   bool                `json:"readOnly,omitempty"`
 	Detachable bool                `json:"detachable,omitempty"`
 	Memory     int64               `json:"memory"`
 	Containers bool                `json:"containers,omitempty"`
+	Snapshot   string              `json:"containerSnapshot,omitempty"`
 }
 
 type configSource struct {
@@ -80,8 +83,8 @@ type foundVolume struct {
 }
 
 // Error is what went wrong in a worker that could still say so. errors.Is
-// knows recovery.ErrNoSnapshot, recovery.ErrChoice, open.ErrNotFound and
-// lun.ErrNotFormat in it; a *lun.FormatError is in Format.
+// knows recovery.ErrNoSnapshot, recovery.ErrChoice, open.ErrNotFound,
+// vdisk.ErrOtherFile and lun.ErrNotFormat in it; a *lun.FormatError is in Format.
 type Error struct {
 	Text   string           `json:"text"`
 	Cause  string           `json:"cause,omitempty"`
@@ -90,7 +93,7 @@ type Error struct {
 
 var causes = map[string]error{
 	"no-snapshot": recovery.ErrNoSnapshot, "choice": recovery.ErrChoice,
-	"not-found": open.ErrNotFound, "not-format": lun.ErrNotFormat, "no-space": lun.ErrNoSpace,
+	"not-found": open.ErrNotFound, "other-file": vdisk.ErrOtherFile, "not-format": lun.ErrNotFormat, "no-space": lun.ErrNoSpace,
 }
 
 func newError(err error) *Error {

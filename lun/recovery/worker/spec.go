@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/recovery"
+	"github.com/cleave-san/cleave/lun/vdisk"
 )
 
 // Source is one of the devices that belong together, e.g. the disks of a guest
@@ -19,6 +21,9 @@ type Source struct {
 	// lun.Filer, whose descriptor the worker gets, reopened read-only. Any
 	// other is served to the worker from this process.
 	Device lun.Device
+	// Files opens the further files that a container in Device names, on this
+	// side: the worker gets descriptors, for reading only. nil opens none.
+	Files vdisk.Resolver
 }
 
 // Spec says what a worker is to open and how.
@@ -27,6 +32,9 @@ type Spec struct {
 	// Containers has the sources looked at as files that may be virtual disks,
 	// whose contents are then meant; see open.Source.
 	Containers bool
+	// ContainerSnapshot has each container looked at as it was at that internal
+	// snapshot; see open.Source.
+	ContainerSnapshot string
 
 	// Snapshots chooses what Start recovers, by UUID; see
 	// recovery.ViewOptions.
@@ -63,7 +71,7 @@ type Spec struct {
 // Limits of a worker process.
 type Limits struct {
 	Memory int64         // bytes of private memory; default 1 GiB
-	Files  int           // open descriptors; default 256
+	Files  int           // open descriptors; default 256, and 1024 more for further files
 	Tasks  int           // threads, where the worker has a user of its own; default 256
 	CPU    time.Duration // processor time of Inspect and Check, whole seconds; default 10 min
 }
@@ -86,6 +94,11 @@ func (s *Spec) check() error {
 	return nil
 }
 
+// resolves reports whether any further file may be opened.
+func (s *Spec) resolves() bool {
+	return slices.ContainsFunc(s.Sources, func(src Source) bool { return src.Files != nil })
+}
+
 func (s *Spec) defaults() {
 	set := func(p *int64, v int64) {
 		if *p <= 0 {
@@ -95,6 +108,9 @@ func (s *Spec) defaults() {
 	set(&s.Limits.Memory, 1<<30)
 	files, tasks := int64(s.Limits.Files), int64(s.Limits.Tasks)
 	set(&files, 256)
+	if s.resolves() && s.Limits.Files <= 0 {
+		files += maxFiles
+	}
 	set(&tasks, 256)
 	s.Limits.Files, s.Limits.Tasks = int(files), int(tasks)
 	set((*int64)(&s.Limits.CPU), int64(10*time.Minute))

@@ -14,7 +14,7 @@ func TestViews(t *testing.T) {
 	dev := image(t, "lvm-o1-thick-4k.img")
 	v := &Views{Dir: filepath.Join(t.TempDir(), "v")}
 	name := "set 1/vm ü/../disk"
-	s := Spec{Sources: []Source{{"disk", dev}}, Limits: Limits{Memory: memory}}
+	s := Spec{Sources: []Source{{Name: "disk", Device: dev}}, Limits: Limits{Memory: memory}}
 	for range 2 { // the second takes the first one's place
 		socket, r, err := v.Start(t.Context(), name, s)
 		if err != nil {

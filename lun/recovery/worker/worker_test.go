@@ -87,7 +87,7 @@ func TestViewInWorker(t *testing.T) {
 	want := reference(t, dev)
 	for name, d := range map[string]lun.Device{"by descriptor": dev, "over NBD": noFile{dev}} {
 		t.Run(name, func(t *testing.T) {
-			s := spec(t, Source{"disk", d})
+			s := spec(t, Source{Name: "disk", Device: d})
 			w, err := Start(t.Context(), s)
 			if err != nil {
 				t.Fatal(err)
@@ -196,7 +196,7 @@ func confined(t *testing.T, pid int) {
 
 func TestInspectAndCheck(t *testing.T) {
 	dev := image(t, "lvm-o1-thick-4k.img")
-	s := spec(t, Source{"disk", dev})
+	s := spec(t, Source{Name: "disk", Device: dev})
 	r, seen, err := Inspect(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
@@ -237,7 +237,7 @@ func TestErrorsOfAWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	s := spec(t, Source{"empty", f})
+	s := spec(t, Source{Name: "empty", Device: f})
 	if _, err := Start(t.Context(), s); !errors.Is(err, recovery.ErrNoSnapshot) {
 		t.Errorf("nothing to recover: %v", err)
 	}
@@ -247,7 +247,7 @@ func TestErrorsOfAWorker(t *testing.T) {
 	for arg, want := range map[string]string{
 		"hogs": "out of memory", "panics": "panic: index out of range [7] with length 3", "hangs": "did not answer", "babbles": "said more", "lies": "bytes, it has",
 	} {
-		s := spec(t, Source{"empty", f})
+		s := spec(t, Source{Name: "empty", Device: f})
 		s.Args = []string{arg}
 		if arg == "hangs" {
 			s.Timeout = 300 * time.Millisecond
@@ -277,7 +277,7 @@ func launcher(args []string) {
 		panic(err)
 	}
 	w, err := Start(context.Background(), Spec{
-		Sources: []Source{{"disk", f}}, Socket: args[1], OverlayDir: filepath.Dir(args[1]),
+		Sources: []Source{{Name: "disk", Device: f}}, Socket: args[1], OverlayDir: filepath.Dir(args[1]),
 		Detachable: true, Limits: Limits{Memory: memory},
 	})
 	if err != nil {

@@ -181,6 +181,9 @@ func (h *header) readFeatures(b raw) error {
 		bit := bits.TrailingZeros64(unknown)
 		return damaged(72, "incompatible_features", fmt.Sprintf("bit %d", bit), "is not known: a later version of QEMU made this disk")
 	}
+	if h.has(corruptBit) {
+		return damaged(72, "incompatible_features", "corrupt", "who used the disk last found its tables to be wrong: run qemu-img check -r all on a copy")
+	}
 	if order := b.refcountOrder(); order > 6 {
 		return damaged(96, "refcount_order", order, "must be 0 to 6")
 	}

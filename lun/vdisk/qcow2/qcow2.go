@@ -15,15 +15,16 @@ const maxTables = 512 << 10
 // disk is an opened qcow2 disk. Tables are never changed in place, so that all
 // but clearing and guard is immutable.
 type disk struct {
-	dev     lun.Device // header and tables
-	data    lun.Device // data clusters: dev, or the external data file
-	backing vdisk.Disk // nil: none
-	h       *header
-	l1      table // the active one, or a snapshot's
-	size    int64
-	tables  *vdisk.Pages
-	unpack  *unpacker
-	info    vdisk.Info
+	dev      lun.Device // header and tables
+	data     lun.Device // data clusters: dev, or the external data file
+	backing  vdisk.Disk // nil: none
+	external bool       // data is a file of its own, and ours to close
+	h        *header
+	l1       table // the active one, or a snapshot's
+	size     int64
+	tables   *vdisk.Pages
+	unpack   *unpacker
+	info     vdisk.Info
 
 	snapshotBytes int64
 
@@ -44,7 +45,7 @@ func Open(dev lun.Device, o vdisk.Options) (_ vdisk.Disk, err error) {
 		return nil, err
 	}
 	d := &disk{dev: dev, data: dev, h: h, l1: h.l1, size: h.size, tables: tables, unpack: newUnpacker(dev, h)}
-	d.info = vdisk.Info{Format: format, Variant: fmt.Sprintf("v%d", h.version), Block: h.cluster(), Dirty: h.has(dirtyBit), Corrupt: h.has(corruptBit)}
+	d.info = vdisk.Info{Format: format, Variant: fmt.Sprintf("v%d", h.version), Block: h.cluster(), Dirty: h.has(dirtyBit)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.Close())
@@ -59,9 +60,9 @@ func Open(dev lun.Device, o vdisk.Options) (_ vdisk.Disk, err error) {
 		o := o
 		o.ReadOnly = d.info.ReadOnly != nil
 		if d.data, err = o.File(h.dataFile); err != nil {
-			d.data = dev // it is not ours to close
 			return nil, fmt.Errorf("external data file: %w", err)
 		}
+		d.external = true
 		d.info.Files = []string{h.dataFile}
 	}
 	return d, d.openBacking(o)
@@ -89,10 +90,6 @@ func (d *disk) judge(o vdisk.Options) {
 	if d.info.Dirty {
 		d.warn(errors.New("the qcow2 disk was not closed cleanly: its content is right, its refcounts may not be; it is only read"))
 		why("the qcow2 disk was not closed cleanly, run qemu-img check -r all on a copy first")
-	}
-	if d.info.Corrupt {
-		d.warn(errors.New("the qcow2 disk is marked as corrupt: it is only read, and may hold wrong data"))
-		why("the qcow2 disk is marked as corrupt")
 	}
 	if err := d.checkRefcounts(); err != nil {
 		d.warn(err)
@@ -156,7 +153,7 @@ func (d *disk) Close() error {
 	if d.backing != nil {
 		err = d.backing.Close()
 	}
-	if d.data != d.dev {
+	if d.external {
 		err = errors.Join(err, vdisk.Close(d.data))
 	}
 	return err

@@ -16,8 +16,6 @@ const (
 	maxSnapshotList = 1 << 20 // bytes of the table that are read
 )
 
-var errSnapshot = errors.New("no such internal snapshot")
-
 // snapshot is one entry of the snapshot table.
 type snapshot struct {
 	vdisk.Snapshot
@@ -96,21 +94,24 @@ func (d *disk) readTable(p []byte, at int64, field string) error {
 
 // choose makes the disk that of an internal snapshot.
 func (d *disk) choose(list []snapshot, name string) error {
-	find := func(match func(*snapshot) bool) *snapshot {
-		for i := range list {
-			if match(&list[i]) {
-				return &list[i]
-			}
+	var named, numbered []*snapshot
+	for i := range list {
+		s := &list[i]
+		if s.Name == name {
+			named = append(named, s)
 		}
-		return nil
+		if s.ID == name {
+			numbered = append(numbered, s)
+		}
 	}
-	s := find(func(s *snapshot) bool { return s.Name == name })
-	if s == nil {
-		s = find(func(s *snapshot) bool { return s.ID == name })
+	found := named
+	if len(found) == 0 {
+		found = numbered
 	}
-	if s == nil {
-		return fmt.Errorf("%w as %.80q: the disk has %d", errSnapshot, name, len(list))
+	if len(found) != 1 {
+		return fmt.Errorf("%w as %.80q: %d of the disk's %d are called so", vdisk.ErrNoSnapshot, name, len(found), len(list))
 	}
+	s := found[0]
 	l1, err := d.h.table(s.at, s.l1Off, s.at+8, s.l1Size, s.Size, d.dev.Size())
 	if err != nil {
 		return fmt.Errorf("internal snapshot %.80q: %w", name, err)

@@ -91,7 +91,7 @@ func (d *disk) Sync() error {
 	if d.info.ReadOnly != nil {
 		return nil
 	}
-	if err := d.data.Sync(); err != nil || d.data == d.dev {
+	if err := d.data.Sync(); err != nil || !d.external {
 		return err
 	}
 	return d.dev.Sync()

@@ -47,7 +47,7 @@ func open(dev lun.Device, o vdisk.Options) (*blockmap.Disk, *image, error) {
 		return nil, nil, err
 	}
 	if o.Snapshot != "" {
-		return nil, nil, fmt.Errorf("vhd: the format has no internal snapshots, and %.80q was asked for", o.Snapshot)
+		return nil, nil, fmt.Errorf("vhd: %w as %.80q: the format has none", vdisk.ErrNoSnapshot, o.Snapshot)
 	}
 	c := blockmap.Config{Map: m.mapFixed, Writes: []lun.Device{dev}}
 	kind := m.foot.diskType()

@@ -59,7 +59,7 @@ func open(dev lun.Device, o vdisk.Options) (*blockmap.Disk, *image, error) {
 		return nil, nil, err
 	}
 	if o.Snapshot != "" {
-		return nil, nil, fmt.Errorf("vhdx: the format has no internal snapshots, and %.80q was asked for", o.Snapshot)
+		return nil, nil, fmt.Errorf("vhdx: %w as %.80q: the format has none", vdisk.ErrNoSnapshot, o.Snapshot)
 	}
 	dirty := m.head.logGuid() != guid{}
 	if dirty {

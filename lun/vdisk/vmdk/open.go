@@ -53,7 +53,7 @@ func open(dev lun.Device, o vdisk.Options) (_ *blockmap.Disk, _ *image, err erro
 		return nil, nil, err
 	}
 	if o.Snapshot != "" {
-		return nil, nil, fmt.Errorf("vmdk: the format has no internal snapshots, and %.80q was asked for", o.Snapshot)
+		return nil, nil, fmt.Errorf("vmdk: %w as %.80q: the format has none", vdisk.ErrNoSnapshot, o.Snapshot)
 	}
 	var parent vdisk.Disk
 	closer := func() error {
