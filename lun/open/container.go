@@ -26,6 +26,10 @@ var containers = []struct {
 	{"vhd", vhd.Open},
 }
 
+// ErrOtherFile says that a container needs a further file and it was not opened.
+// Compared with errors.Is.
+var ErrOtherFile = vdisk.ErrOtherFile
+
 // Container opens the virtual disk in dev, or returns nil if it is raw. A
 // *lun.FormatError says that there is one and that it can't be read.
 // o.Formats is set here.

@@ -13,7 +13,7 @@ import (
 )
 
 // sources opens files and devices of this host for a worker to look into.
-func sources(paths []string) (s worker.Spec, closeAll func() error, err error) {
+func sources(from cli.LUNSources) (s worker.Spec, closeAll func() error, err error) {
 	closeAll = func() error {
 		var errs []error
 		for _, src := range s.Sources {
@@ -21,8 +21,8 @@ func sources(paths []string) (s worker.Spec, closeAll func() error, err error) {
 		}
 		return errors.Join(errs...)
 	}
-	s.Containers = true
-	for _, path := range paths {
+	s.Containers, s.ContainerSnapshot = !from.Raw, from.Snapshot
+	for _, path := range from.Paths {
 		f, err := open.File(path)
 		if err != nil {
 			return s, nil, errors.Join(err, closeAll())
@@ -36,8 +36,8 @@ func sources(paths []string) (s worker.Spec, closeAll func() error, err error) {
 	return s, closeAll, nil
 }
 
-func inspectDisks(ctx context.Context, paths []string) (*recovery.Report, cli.Disks, error) {
-	spec, closeFiles, err := sources(paths)
+func inspectDisks(ctx context.Context, from cli.LUNSources) (*recovery.Report, cli.Disks, error) {
+	spec, closeFiles, err := sources(from)
 	if err != nil {
 		return nil, cli.Disks{}, err
 	}
@@ -45,14 +45,14 @@ func inspectDisks(ctx context.Context, paths []string) (*recovery.Report, cli.Di
 	if err = errors.Join(err, closeFiles()); err != nil {
 		return nil, cli.Disks{}, err
 	}
-	return r, cli.Disks{Names: seen.Names, Damage: seen.Damage}, nil
+	return r, cli.Disks{Names: seen.Names, Damage: seen.Damage, Warnings: seen.Warnings}, nil
 }
 
-func openDisks(ctx context.Context, paths []string, volumes ...string) (cli.Disks, error) {
+func openDisks(ctx context.Context, from cli.LUNSources, volumes ...string) (cli.Disks, error) {
 	if len(volumes) == 0 {
 		volumes = []string{worker.AllVolumes}
 	}
-	spec, closeFiles, err := sources(paths)
+	spec, closeFiles, err := sources(from)
 	if err != nil {
 		return cli.Disks{}, err
 	}
@@ -60,7 +60,7 @@ func openDisks(ctx context.Context, paths []string, volumes ...string) (cli.Disk
 	if err = errors.Join(err, closeFiles()); err != nil { // the worker has descriptors of its own
 		return cli.Disks{}, err
 	}
-	d := cli.Disks{Closer: c, Names: c.Names, Damage: c.Damage}
+	d := cli.Disks{Closer: c, Names: c.Names, Damage: c.Damage, Warnings: c.Warnings}
 	for _, v := range c.Volumes {
 		d.Volumes = append(d.Volumes, cli.Disk{Name: v.Name, Open: func(ctx context.Context) (cli.Content, error) {
 			dev, err := v.Open(ctx)

@@ -45,7 +45,7 @@ func serveLUNs(ctx context.Context, o cli.LUNOptions, ready func([]cli.ServedLUN
 	var d disks
 	defer func() { err = errors.Join(err, d.close()) }()
 	if o.Recover {
-		err = d.recover(ctx, o)
+		err = d.recover(ctx, o, log)
 	} else {
 		err = d.open(o)
 	}
@@ -105,10 +105,10 @@ func expose(s *target.Server, o cli.LUNOptions, d *disks) ([]cli.ServedLUN, erro
 	for i, dev := range d.devices {
 		n, err := s.AddLUN(o.IQN, i, target.LUN{Device: dev, Identity: d.identities[i], Writable: !o.ReadOnly})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", o.Sources[i], err)
+			return nil, fmt.Errorf("%s: %w", o.Sources.Paths[i], err)
 		}
 		luns = append(luns, cli.ServedLUN{
-			Source: o.Sources[i], IQN: string(o.IQN), LUN: n, NAA: d.identities[i].NAAString(),
+			Source: o.Sources.Paths[i], IQN: string(o.IQN), LUN: n, NAA: d.identities[i].NAAString(),
 			Size: dev.Size(), Writable: !o.ReadOnly, Recovered: d.recovered,
 		})
 	}
@@ -117,7 +117,7 @@ func expose(s *target.Server, o cli.LUNOptions, d *disks) ([]cli.ServedLUN, erro
 
 // open opens the sources themselves.
 func (d *disks) open(o cli.LUNOptions) error {
-	for _, path := range o.Sources {
+	for _, path := range o.Sources.Paths {
 		f, err := openDisk(path, !o.ReadOnly)
 		if err != nil {
 			return err
@@ -133,7 +133,7 @@ func (d *disks) open(o cli.LUNOptions) error {
 }
 
 // recover has a worker serve views of the sources, and connects to them.
-func (d *disks) recover(ctx context.Context, o cli.LUNOptions) error {
+func (d *disks) recover(ctx context.Context, o cli.LUNOptions, log *slog.Logger) error {
 	spec, closeFiles, err := sources(o.Sources)
 	if err != nil {
 		return err
@@ -153,6 +153,9 @@ func (d *disks) recover(ctx context.Context, o cli.LUNOptions) error {
 	}
 	d.closers = append(d.closers, w.Close)
 	d.over, d.why = w.Done(), w.Err
+	for _, err := range w.Warnings {
+		log.Warn("what is recovered is read in spite of a warning", "warning", err)
+	}
 	for _, v := range w.Volumes {
 		d.recovered = append(d.recovered, cli.Recovered{Volume: v.Volume, Snapshot: v.Snapshot, UUID: v.SnapshotUUID})
 	}

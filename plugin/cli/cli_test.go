@@ -38,8 +38,8 @@ func parts(socket string, storage Storage) Parts {
 		Rescan:        func(context.Context, RescanOptions) (Rescan, error) { return Rescan{}, nil },
 		RunServe:      func(context.Context, ServeOptions, *slog.Logger) error { return nil },
 		ServeLUNs:     func(context.Context, LUNOptions, func([]ServedLUN) error, *slog.Logger) error { return nil },
-		InspectDisks:  func(context.Context, []string) (*recovery.Report, Disks, error) { return nil, Disks{}, nil },
-		OpenDisks:     func(context.Context, []string, ...string) (Disks, error) { return Disks{}, nil },
+		InspectDisks:  func(context.Context, LUNSources) (*recovery.Report, Disks, error) { return nil, Disks{}, nil },
+		OpenDisks:     func(context.Context, LUNSources, ...string) (Disks, error) { return Disks{}, nil },
 	}
 }
 

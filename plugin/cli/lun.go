@@ -10,6 +10,7 @@ import (
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/cleave-san/cleave/orchestrator"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // lunCommand is `cleave lun`: tools for what is inside a LUN. They need neither
@@ -21,10 +22,12 @@ func (a *app) lunCommand() *cobra.Command {
 		Long: `Look into a LUN: partitions, LVM volume groups, and the snapshots that a guest made inside its own disk.
 
 SRC is a file or a block device, opened for reading only (but for lun serve); nothing is mounted or activated. Give it several times where a
-volume group spans several disks. The content of a virtual disk (qcow2, VHDX, VHD in a single file) is meant, not the file's own bytes.
+volume group spans several disks. The content of a virtual disk (qcow2, VHDX, VMDK, VHD) is meant, not the file's own bytes: those are
+with --raw. Further files that a virtual disk names, such as its backing file, are opened where they are regular files in SRC's folder.
 
-Volumes have names: "disk" is the whole content, "p1" the first partition, "vg/lv" a logical volume or a snapshot. Among
-several SRC, disks and partitions are numbered: "1:disk", "2:p1". A UUID is as good as a name.`,
+Volumes have names: "disk" is the whole content, "p1" the first partition, "vg/lv" a logical volume or a snapshot, "snapshot:NAME" the
+disk as its container keeps it in a snapshot of that name (qcow2). Among several SRC, disks and partitions are numbered: "1:disk",
+"2:p1". A UUID is as good as a name.`,
 	}
 	if a.parts.OpenDisks != nil {
 		c.AddCommand(a.lunInspectCommand(), a.lunSumCommand(), a.lunRecoverCommand())
@@ -35,17 +38,35 @@ several SRC, disks and partitions are numbered: "1:disk", "2:p1". A UUID is as g
 	return c
 }
 
+// sourceFlags say how SRC is looked at.
+type sourceFlags struct {
+	raw      bool
+	snapshot string
+}
+
+func (s *sourceFlags) add(f *pflag.FlagSet) {
+	f.BoolVar(&s.raw, "raw", false, "take SRC's own bytes for the disk, even where they look like a virtual disk's")
+	f.StringVar(&s.snapshot, "container-snapshot", "", "look at the virtual disk as it was at its container's snapshot of that name or ID (qcow2)")
+}
+
+func (s *sourceFlags) sources(paths []string) (LUNSources, error) {
+	if s.raw && s.snapshot != "" {
+		return LUNSources{}, usagef("--raw and --container-snapshot exclude each other: only a virtual disk's container has snapshots")
+	}
+	return LUNSources{Paths: paths, Raw: s.raw, Snapshot: s.snapshot}, fromHost(paths)
+}
+
 // withDisks opens volumes on the sources (none named: all), and closes them
 // after fn.
-func (a *app) withDisks(ctx context.Context, sources []string, fn func(Disks) error, volumes ...string) (err error) {
-	if err := fromHost(sources); err != nil {
-		return err
-	}
-	d, err := a.parts.OpenDisks(ctx, sources, volumes...)
+func (a *app) withDisks(ctx context.Context, s LUNSources, fn func(Disks) error, volumes ...string) (err error) {
+	d, err := a.parts.OpenDisks(ctx, s, volumes...)
 	if err != nil {
 		return lunError(err)
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
+	for _, w := range d.Warnings {
+		say(a.Err, "warning", w.Error())
+	}
 	return lunError(fn(d))
 }
 
@@ -69,6 +90,8 @@ func lunError(err error) error {
 		return hint(&hinted{err: err, is: errUsage}, "`cleave lun inspect SRC` lists the snapshots and their UUIDs")
 	case errors.Is(err, recovery.ErrNoSnapshot):
 		return hint(&hinted{err: err, is: orchestrator.ErrNotFound}, "`cleave lun inspect SRC` shows what there is")
+	case errors.Is(err, open.ErrOtherFile):
+		return hint(err, "only regular files in SRC's folder are opened: put the file there, or give SRC --raw")
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		return hint(err, "SRC is a file or a block device that you may read; check its path")
 	case errors.Is(err, fs.ErrExist):

@@ -9,10 +9,11 @@ import (
 )
 
 func (a *app) lunInspectCommand() *cobra.Command {
-	return &cobra.Command{
+	var from sourceFlags
+	c := &cobra.Command{
 		Use:   "inspect SRC…",
 		Short: "Show partitions, volumes and the snapshots inside them",
-		Long: `Show what SRC holds: partition tables, LVM physical volumes, volume groups and volumes, and the snapshots inside them
+		Long: `Show what SRC holds: the virtual disk with the files that it needs and the snapshots that it keeps, partition tables, LVM physical volumes, volume groups and volumes, and the snapshots inside them
 with their UUIDs, whether they are valid, and how much they preserve.
 
 What is damaged is listed under findings. If damage hides a part of SRC, the exit status is 1.`,
@@ -20,10 +21,11 @@ What is damaged is listed under findings. If damage hides a part of SRC, the exi
   cleave lun inspect a.img b.img -o json | jq '.volumeGroups[].volumes[].snapshots'`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := fromHost(args); err != nil {
+			s, err := from.sources(args)
+			if err != nil {
 				return err
 			}
-			r, d, err := a.parts.InspectDisks(c.Context(), args)
+			r, d, err := a.parts.InspectDisks(c.Context(), s)
 			if err != nil {
 				return lunError(err)
 			}
@@ -34,6 +36,8 @@ What is damaged is listed under findings. If damage hides a part of SRC, the exi
 			return err
 		},
 	}
+	from.add(c.Flags())
+	return c
 }
 
 // drawReport draws the tree of a report, one line a volume.

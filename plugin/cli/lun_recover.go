@@ -14,6 +14,7 @@ func (a *app) lunRecoverCommand() *cobra.Command {
 	var to, overlay string
 	var serve bool
 	var target targetFlags
+	var from sourceFlags
 	c := &cobra.Command{
 		Use:   "recover SRC… --volume V (--to FILE | --serve)",
 		Short: "Bring a snapshot inside a LUN back, as a file or as a LUN",
@@ -31,16 +32,16 @@ temporary files and is gone in the end. The guest's disk is opened in a process 
   cleave lun recover /dev/sdc --volume vg/cleave-data --serve --portal 127.0.0.1:3260 --iqn iqn.2026-01.org.example:restore`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
+			s, err := from.sources(args)
 			switch {
+			case err != nil:
+				return err
 			case serve:
-				if err := fromHost(args); err != nil {
-					return err
-				}
 				o, err := target.options()
 				if err != nil {
 					return err
 				}
-				o.Sources, o.Recover, o.Snapshots, o.Overlay = args, true, volumes, overlay
+				o.Sources, o.Recover, o.Snapshots, o.Overlay = s, true, volumes, overlay
 				return a.serveLUNs(c.Context(), o)
 			case to == "":
 				return usagef("--to is missing: name the file to write, or have it served with --serve")
@@ -51,10 +52,11 @@ temporary files and is gone in the end. The guest's disk is opened in a process 
 			case len(volumes) > 1:
 				return usagef("--to takes one volume: --volume is there %d times", len(volumes))
 			}
-			return a.copyVolume(c.Context(), args, volumes[0], to)
+			return a.copyVolume(c.Context(), s, volumes[0], to)
 		},
 	}
 	f := c.Flags()
+	from.add(f)
 	f.StringArrayVar(&volumes, "volume", nil, "name or UUID of the volume or snapshot; with --serve, repeat it for several")
 	f.StringVar(&to, "to", "", "new file that receives the content")
 	if a.parts.ServeLUNs != nil {
@@ -67,7 +69,7 @@ temporary files and is gone in the end. The guest's disk is opened in a process 
 }
 
 // copyVolume copies the content of one volume to a new file.
-func (a *app) copyVolume(ctx context.Context, sources []string, volume, to string) error {
+func (a *app) copyVolume(ctx context.Context, sources LUNSources, volume, to string) error {
 	return a.withDisks(ctx, sources, func(disks Disks) error {
 		v := disks.Volumes[0]
 		d, err := v.Open(ctx)

@@ -33,7 +33,7 @@ It listens on the one portal and nowhere else. Started again with the same FILE 
 			if err != nil {
 				return err
 			}
-			o.Sources = args
+			o.Sources = LUNSources{Paths: args, Raw: true}
 			return a.serveLUNs(c.Context(), o)
 		},
 	}

@@ -10,6 +10,7 @@ import (
 
 func (a *app) lunSumCommand() *cobra.Command {
 	var volume string
+	var from sourceFlags
 	c := &cobra.Command{
 		Use:   "sha256 SRC…",
 		Short: "Print the SHA-256 of volumes",
@@ -19,15 +20,21 @@ have read from it.
 Without --volume all volumes are read. One that can't be read is named on stderr, and the exit status is 3.`,
 		Example: `  cleave lun sha256 disk.img
   cleave lun sha256 a.img b.img --volume vg/snap
+  cleave lun sha256 disk.qcow2 --volume snapshot:before-upgrade
   cleave lun sha256 /dev/sdc --volume 8RfV23-8Il5-oMwk-DYpQ-ieLK-Y8TD-BfAKuq`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
-			if volume != "" {
-				return a.withDisks(c.Context(), args, func(d Disks) error { return a.printSum(c.Context(), d.Volumes[0]) }, volume)
+			s, err := from.sources(args)
+			if err != nil {
+				return err
 			}
-			return a.withDisks(c.Context(), args, func(d Disks) error { return a.printSums(c.Context(), d) })
+			if volume != "" {
+				return a.withDisks(c.Context(), s, func(d Disks) error { return a.printSum(c.Context(), d.Volumes[0]) }, volume)
+			}
+			return a.withDisks(c.Context(), s, func(d Disks) error { return a.printSums(c.Context(), d) })
 		},
 	}
+	from.add(c.Flags())
 	c.Flags().StringVar(&volume, "volume", "", "name or UUID of the one volume to read")
 	return c
 }

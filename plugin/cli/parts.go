@@ -37,8 +37,8 @@ type Parts struct {
 	// together, and OpenDisks opens volumes on them, by name or UUID (none:
 	// all) until the Disks are closed. Both do so in a process of its own:
 	// what is on a guest's disk is data from a stranger.
-	InspectDisks func(ctx context.Context, sources []string) (*recovery.Report, Disks, error)
-	OpenDisks    func(ctx context.Context, sources []string, volumes ...string) (Disks, error)
+	InspectDisks func(ctx context.Context, s LUNSources) (*recovery.Report, Disks, error)
+	OpenDisks    func(ctx context.Context, s LUNSources, volumes ...string) (Disks, error)
 	// ServeLUNs serves devices of this host by iSCSI until ctx ends, and calls
 	// ready once initiators can log in. When it returns nobody is served any
 	// more, and what was made for it is gone.
@@ -78,13 +78,25 @@ type ServeOptions struct {
 	WithArray bool
 }
 
+// LUNSources are devices that belong together.
+type LUNSources struct {
+	Paths []string // files and block devices
+	// Raw takes their own bytes for the disks. Otherwise each may be a virtual
+	// disk, which may need files that are beside it.
+	Raw bool
+	// Snapshot has each virtual disk looked at as it was at that snapshot of
+	// its container, by name or ID.
+	Snapshot string
+}
+
 // Disks is what is on devices that belong together.
 type Disks struct {
 	io.Closer // nil if nothing is open
 
-	Names   []string // of all volumes
-	Damage  []error  // what hides a part
-	Volumes []Disk   // those that were asked for
+	Names    []string // of all volumes
+	Damage   []error  // what hides a part
+	Warnings []error  // what hides nothing, and should be known
+	Volumes  []Disk   // those that were asked for
 }
 
 // Disk is a volume on them.
@@ -103,7 +115,7 @@ type Content interface {
 // LUNOptions is what `cleave lun serve` and `cleave lun recover --serve` were
 // told.
 type LUNOptions struct {
-	Sources []string // files and block devices; one LUN each, in this order
+	Sources LUNSources // one LUN each, in this order; those of lun serve are raw
 
 	// Recover serves the sources with volumes put back to their in-guest
 	// snapshots, and never writes to a source; without it the sources

@@ -23,6 +23,8 @@ type Found struct {
 	// Damage is what hides a part of the devices. *lun.FormatErrors are found
 	// in it by errors.As.
 	Damage []error
+	// Warnings are about what is read all the same.
+	Warnings []error
 }
 
 // Contents are volumes on devices that a worker has opened. They are read by
@@ -123,6 +125,9 @@ func (f *found) seen() (Found, error) {
 	out := Found{Names: f.Names}
 	for _, e := range f.Damage {
 		out.Damage = append(out.Damage, e)
+	}
+	for _, e := range f.Warnings {
+		out.Warnings = append(out.Warnings, e)
 	}
 	return out, nil
 }

@@ -203,7 +203,7 @@ func (c *config) view(ctx context.Context, contents *open.Contents, stdout io.Wr
 	if c.ReadOnly {
 		devices = v.Clean
 	}
-	ready := Ready{Volumes: v.Volumes}
+	ready := Ready{Volumes: v.Volumes, Warnings: describe(contents).Warnings}
 	var exports []nbd.Export
 	for i, d := range devices {
 		e := Export{Name: strconv.Itoa(i), Size: d.Size(), Logical: 512, Physical: 4096}
@@ -270,6 +270,9 @@ func describe(contents *open.Contents) *found {
 	}
 	for _, err := range contents.Damage {
 		f.Damage = append(f.Damage, newError(err))
+	}
+	for _, err := range contents.Warnings {
+		f.Warnings = append(f.Warnings, newError(err))
 	}
 	return f
 }

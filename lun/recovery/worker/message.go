@@ -72,9 +72,10 @@ type reply struct {
 // found is what modeVolumes answers: all that is there, and the volumes that it
 // serves, whose exports are numbered in their order.
 type found struct {
-	Names   []string      `json:"names"`
-	Damage  []*Error      `json:"damage,omitempty"`
-	Volumes []foundVolume `json:"volumes,omitempty"`
+	Names    []string      `json:"names"`
+	Damage   []*Error      `json:"damage,omitempty"`
+	Warnings []*Error      `json:"warnings,omitempty"`
+	Volumes  []foundVolume `json:"volumes,omitempty"`
 }
 
 type foundVolume struct {

@@ -135,4 +135,6 @@ type Export struct {
 type Ready struct {
 	Exports []Export             `json:"exports"`
 	Volumes []recovery.Recovered `json:"volumes"`
+	// Warnings are about what is on the devices and is read all the same.
+	Warnings []*Error `json:"warnings,omitempty"`
 }

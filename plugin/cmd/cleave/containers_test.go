@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -83,8 +85,60 @@ func TestContainers(t *testing.T) {
 	}
 }
 
+// TestContainerRefused: what is not there, or not to be opened, is named.
+func TestContainerRefused(t *testing.T) {
+	dir := vdisktest.Unpack(t, "../../../lun/testdata", "qcow2-overlay.", "qcow2-isnap", "vmdk-twoGbMaxExtentFlat.vmdk", "qcow2-dirty", "qcow2-v3")
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "qcow2-v3.qcow2"), filepath.Join(filepath.Dir(dir), "qcow2-v3.qcow2")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("../qcow2-v3.qcow2", filepath.Join(dir, "qcow2-v3.qcow2")); err != nil {
+		t.Fatal(err)
+	}
+	corrupt := filepath.Join(dir, "corrupt.qcow2")
+	b, err := os.ReadFile(filepath.Join(dir, "qcow2-isnap.qcow2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[79] |= 2
+	if err := os.WriteFile(corrupt, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		said string
+	}{
+		{[]string{"sha256", "qcow2-overlay.qcow2"}, 1, `backing file: the container needs another file, named "qcow2-v3.qcow2": .*path escapes from parent`},
+		{[]string{"inspect", "vmdk-twoGbMaxExtentFlat.vmdk"}, 1, `named "vmdk-twoGbMaxExtentFlat-f001.vmdk": .*no such file`},
+		{[]string{"sha256", "qcow2-isnap.qcow2", "--container-snapshot", "s3"}, 4, `no such internal snapshot as "s3"`},
+		{[]string{"sha256", "qcow2-isnap.qcow2", "--volume", "snapshot:s3"}, 4, `no such volume as "snapshot:s3": there are disk, snapshot:s1, snapshot:s2`},
+		{[]string{"sha256", "qcow2-isnap.qcow2", "--container-snapshot", "s1", "--raw"}, 2, `exclude each other`},
+		{[]string{"inspect", "corrupt.qcow2"}, 1, `qcow2 at byte 72: incompatible_features = "corrupt"`},
+		{[]string{"sha256", "qcow2-dirty.qcow2"}, 0, `^warning: .*not closed cleanly`},
+		{[]string{"sha256", "qcow2-overlay.qcow2", "--raw"}, 0, ``},
+	} {
+		c.args[1] = filepath.Join(dir, c.args[1])
+		_, said, code := runAsNobody(t, append([]string{"lun"}, c.args...)...)
+		if code != c.code || !regexp.MustCompile(c.said).MatchString(said) {
+			t.Errorf("cleave lun %v: exit status %d, want %d: %s", c.args, code, c.code, said)
+		}
+	}
+}
+
 // asNobody runs the program as an ordinary user and returns what it says.
 func asNobody(t *testing.T, args ...string) string {
+	t.Helper()
+	out, said, code := runAsNobody(t, args...)
+	if code != 0 {
+		t.Fatalf("cleave %v: exit status %d\n%s", args, code, said)
+	}
+	return out
+}
+
+func runAsNobody(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	self, err := os.Open("/proc/self/exe") // its directory is closed to others
 	if err != nil {
@@ -98,13 +152,13 @@ func asNobody(t *testing.T, args ...string) string {
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	b, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("cleave %v: %v\n%s", args, err, stderr.String())
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err = cmd.Run()
+	if ee := (*exec.ExitError)(nil); err != nil && !errors.As(err, &ee) {
+		t.Fatal(err)
 	}
-	return string(b)
+	return out.String(), said.String(), cmd.ProcessState.ExitCode()
 }
 
 func fileSum(t *testing.T, path string) string {
