@@ -61,6 +61,13 @@ func (r *Reader) Grow(size int) {
 // Buffered is how many bytes have arrived that nobody has asked for.
 func (r *Reader) Buffered() int { return r.br.Buffered() }
 
+// Peek reports whether n more bytes are buffered, after reading on until they are or
+// the stream gives none.
+func (r *Reader) Peek(n int) bool {
+	b, _ := r.br.Peek(n) // what ends the stream, Next returns
+	return len(b) == n
+}
+
 // Next reads the header of the next PDU, after passing over what is left of the
 // last one's data. io.EOF means that the stream ended between PDUs.
 func (r *Reader) Next(h *Header) error {

@@ -26,6 +26,7 @@ type conn struct {
 	nc     net.Conn
 	remote netip.AddrPort
 	local  netip.AddrPort
+	src    source
 	rd     *pdu.Reader
 
 	portalGroup uint16 // tag of the portal it came to
@@ -49,9 +50,9 @@ type conn struct {
 	sendMax   atomic.Uint32 // the initiator's MaxRecvDataSegmentLength, now
 	loggedOut bool          // the reader's
 
-	heard    atomic.Int64 // when the last PDU arrived, UnixNano
-	managing atomic.Int64 // task management functions that wait
-	leaving  atomic.Bool  // the reader has ended
+	heard    atomic.Uint64 // PDUs
+	managing atomic.Int64  // task management functions that wait
+	leaving  atomic.Bool   // the reader has ended
 
 	// mu guards the commands: the table, the queues of the nexuses, and the
 	// states of tasks.
@@ -76,7 +77,8 @@ func newConn(s *Server, nc net.Conn) *conn {
 	if a, ok := nc.LocalAddr().(*net.TCPAddr); ok {
 		c.local = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
 	}
-	c.rd = pdu.NewReader(nc, loginBuffer, loginDataMax)
+	c.src.init(nc)
+	c.rd = pdu.NewReader(&c.src, loginBuffer, loginDataMax)
 	c.window = uint32(2 * s.opt.QueueDepth)
 	c.tx.init(&s.readShare)
 	return c

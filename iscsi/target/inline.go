@@ -58,14 +58,16 @@ func (c *conn) hireKept() {
 	c.kept = c.kept[:0]
 }
 
-// serve performs what the reader has kept back. It reports false if it was
-// relieved meanwhile: the caller is no longer the reader then.
-func (c *conn) serve() bool {
+// serve performs what the reader has kept back, with owed answers waiting to be sent
+// already, and returns how many wait now. It reports false if it was relieved
+// meanwhile: the caller is no longer the reader then, and nothing waits.
+func (c *conn) serve(owed int) (int, bool) {
 	s := c.srv
 	s.workers.Add(1)
 	defer s.workerDone()
 	turn := c.turn.Add(1)
 	s.relief.wake()
+	begun := time.Now()
 	c.mu.Lock()
 	for i := 0; i < len(c.kept); i++ {
 		n := c.kept[i]
@@ -82,18 +84,22 @@ func (c *conn) serve() bool {
 			continue
 		}
 		t.inline = true
-		begun := time.Now()
 		n.perform(t)
-		slow := time.Since(begun) > inlineSlow
-		if slow || i%inlineBatch == inlineBatch-1 {
+		owed++
+		ended := time.Now()
+		slow := ended.Sub(begun) > inlineSlow
+		begun = ended
+		if slow || owed >= inlineBatch {
 			c.mu.Unlock()
 			c.sendNow()
+			owed, begun = 0, time.Now()
 			c.mu.Lock()
 		}
 		// Still the reader? Then c.kept is ours, and time starts anew.
 		if !c.turn.CompareAndSwap(turn, turn+2) {
 			c.mu.Unlock()
-			return false
+			c.sendNow()
+			return 0, false
 		}
 		turn += 2
 		if slow {
@@ -104,8 +110,11 @@ func (c *conn) serve() bool {
 	}
 	c.kept = c.kept[:0]
 	c.mu.Unlock()
+	if c.turn.CompareAndSwap(turn, turn+1) {
+		return owed, true
+	}
 	c.sendNow()
-	return c.turn.CompareAndSwap(turn, turn+1)
+	return 0, false
 }
 
 // reads reads until the connection ends, or another has taken this over.
@@ -117,6 +126,15 @@ func (c *conn) reads() {
 
 // idle reports whether the reader would wait for the initiator now.
 func (c *conn) idle() bool { return c.rd.Buffered() < pdu.HeaderLen }
+
+// more looks, without waiting, whether the initiator has sent more. Answers to all
+// of that go out together.
+func (c *conn) more() bool {
+	c.src.now = c.src.raw != nil
+	ok := c.src.now && c.rd.Peek(pdu.HeaderLen)
+	c.src.now = false
+	return ok
+}
 
 // relief is what the goroutine that relieves readers waits for.
 type relief struct {
@@ -172,6 +190,7 @@ func (s *Server) relieve() {
 					c.mu.Lock()
 					c.hireKept()
 					c.mu.Unlock()
+					c.tx.work.Signal() // for the answers before the one that is stuck
 					go c.reads()
 				}
 			}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/cleave-san/cleave/iscsi/pdu"
 	"github.com/cleave-san/cleave/iscsi/scsi"
@@ -28,15 +27,22 @@ const maxTasks = 2048
 // (io.EOF), or has to be dropped.
 func (c *conn) read() error {
 	var h pdu.Header
+	owed, ours := 0, true // answers that wait for more of them
 	for !c.loggedOut {
-		if len(c.kept) > 0 && (len(c.kept) == inlineKept || c.idle()) && !c.serve() {
-			return errRelieved
+		if len(c.kept) > 0 && (len(c.kept) == inlineKept || c.idle()) {
+			if owed, ours = c.serve(owed); !ours {
+				return errRelieved
+			}
+		}
+		if owed > 0 && c.idle() && !c.more() {
+			c.sendNow()
+			owed = 0
 		}
 		if err := c.rd.Next(&h); err != nil {
 			return err
 		}
 		c.tx.throttle()
-		c.heard.Store(time.Now().UnixNano())
+		c.heard.Add(1)
 		if err := c.handle(&h); err != nil {
 			if errors.Is(err, pdu.ErrDataDigest) {
 				c.reject(&h, rejectDataDigest)
