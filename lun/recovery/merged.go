@@ -113,3 +113,21 @@ func (m *merged) overwrite(p []byte, off int64) {
 		}
 	}
 }
+
+// preserved calls fn for every run of the device that reads a snapshot, by
+// offset, until fn fails.
+func (m *merged) preserved(fn func(off, n int64) error) error {
+	for _, r := range m.redirects {
+		for off, end := r.area.Off, r.area.Off+r.area.Len; off < end; {
+			src, _, run := m.locate(off)
+			run = min(run, end-off)
+			if src != nil {
+				if err := fn(off, run); err != nil {
+					return err
+				}
+			}
+			off += run
+		}
+	}
+	return nil
+}

@@ -85,11 +85,15 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 		groups[p.group] = true
 	}
 	for g := range groups {
-		patches, err := g.Commit(g.WithoutSnapshots("cleave: volumes put back to their snapshots"))
+		e := g.Edit()
+		for _, s := range g.Snapshots {
+			e.Remove(s)
+		}
+		changes, err := g.Commit(e.Text("cleave: volumes put back to their snapshots"))
 		if err != nil {
 			return nil, err
 		}
-		for _, p := range patches {
+		for _, p := range changes[0].Patches() {
 			disks[p.PV].patch(p.Off, p.Data)
 		}
 	}

@@ -7,7 +7,7 @@
 //	Assemble    PVs of all disks → volume groups (newest seqno with a good CRC)
 //	Group.Open  a logical volume → a read-only lun.Device
 //	Group.Map   a logical volume → its areas on the PVs, for those who redirect
-//	WithoutSnapshots, Commit   new metadata text → the bytes to put on each PV
+//	Group.Edit, Commit   new metadata text → the bytes to put on each PV
 //
 // Linear and striped volumes are mapped. Everything else LVM knows (mirror,
 // raid, thin, cache, ...) is recognised, listed, and refused with its reason
@@ -17,7 +17,7 @@
 // What is read may have been written by a stranger. Text is bounded by
 // MaxText, nesting by maxDepth, and every extent, reference and count is
 // checked before it is used. Nothing is ever written by this package: Commit
-// returns Patches and leaves it to the caller where they go.
+// returns Changes and leaves it to the caller where they go.
 //
 // Sources: lvm2 lib/format_text/layout.h; the format description of libvslvm;
 // lvm.conf(5) for the text grammar. One sector is 512 bytes whatever the disk.

@@ -17,6 +17,8 @@ type Group struct {
 	PVs        []*GroupPV
 	LVs        []*LV
 	Snapshots  []*Snapshot
+	// Description says what the last change was, in the words of who made it.
+	Description string
 	// Damage lists metadata areas of the group's PVs that were damaged or old
 	// while another copy was used.
 	Damage []error
@@ -114,6 +116,7 @@ func ParseGroup(text []byte) (*Group, error) {
 		}
 		g.vg, g.Name, g.where = it.Sub, it.Key, it.Key
 	}
+	g.Description, _ = root.fields("").m["description"].Value.(string)
 	if g.vg == nil {
 		return nil, &lun.FormatError{Format: format, Offset: -1, Field: "metadata text", Reason: "has no volume group"}
 	}

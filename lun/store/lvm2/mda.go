@@ -94,13 +94,13 @@ type Patch struct {
 	Data []byte
 }
 
-// replace returns the patches that make text (without NUL) the committed text
-// of the area: it follows the text of now in the ring, as LVM's own commits do,
-// and the header points to it.
-func (m *MDA) replace(pv *PV, text []byte) ([]Patch, error) {
+// replace adds to c what makes text (without NUL) the committed text of the
+// area, and has m be the area afterwards. The text follows the one of now in the
+// ring, as LVM's own commits do, and the header points to it.
+func (m *MDA) replace(pv *PV, text []byte, c *Change) error {
 	text = append(bytes.Clone(text), 0)
 	if int64(len(text)) > m.Size-mdaHeader {
-		return nil, &lun.FormatError{Format: format, Offset: m.Off, Field: "metadata area size", Value: m.Size,
+		return &lun.FormatError{Format: format, Offset: m.Off, Field: "metadata area size", Value: m.Size,
 			Reason: fmt.Sprintf("new metadata of %d bytes does not fit", len(text))}
 	}
 	start := int64(mdaHeader)
@@ -113,13 +113,29 @@ func (m *MDA) replace(pv *PV, text []byte) ([]Patch, error) {
 		if start >= m.Size {
 			start = mdaHeader
 		}
+		// From the new text's start on, the old one is a ring's length less its
+		// own size away.
+		gap := int64(m.slot.off) - start
+		if gap < 0 {
+			gap += m.Size - mdaHeader
+		}
+		c.Overwrites = c.Overwrites || m.Text != nil && int64(len(text)) > gap
 	}
+	c.Texts = append(c.Texts, m.pieces(pv, start, text)...)
+	c.Headers = append(c.Headers, Patch{pv, m.Off, m.header(m.Off-pv.Off, start, text)})
+	m.slot = rawLocation{off: uint64(start), size: uint64(len(text)), crc: checksum(text)}
+	m.Text = text[:len(text)-1]
+	return nil
+}
+
+// pieces are the one or two runs that a text at start of the ring has.
+func (m *MDA) pieces(pv *PV, start int64, text []byte) []Patch {
 	first := min(m.Size-start, int64(len(text)))
-	patches := []Patch{{pv, m.Off + start, text[:first]}}
+	out := []Patch{{pv, m.Off + start, text[:first]}}
 	if first < int64(len(text)) {
-		patches = append(patches, Patch{pv, m.Off + mdaHeader, text[first:]})
+		out = append(out, Patch{pv, m.Off + mdaHeader, text[first:]})
 	}
-	return append(patches, Patch{pv, m.Off, m.header(m.Off-pv.Off, start, text)}), nil
+	return out
 }
 
 // header is the area's header with text at start of the area, which begins at
