@@ -28,7 +28,7 @@ type Volume struct {
 	Size       int64
 	Created    time.Time      // zero where it isn't known
 	Group      *lvm2.Group    // logical volumes and snapshots
-	LV         *lvm2.LV       // logical volumes; of a snapshot, its store
+	LV         *lvm2.LV       // logical volumes; of a thick snapshot, its store
 	Snapshot   *lvm2.Snapshot // snapshots
 
 	open func() (lun.Device, error)
@@ -92,7 +92,7 @@ func groupVolumes(g *lvm2.Group) []*Volume {
 		v := &Volume{Name: g.Name + "/" + lv.Name, UUID: lv.UUID, Kind: KindLogical, Size: lv.Size, Created: lv.Created, Group: g, LV: lv}
 		switch s := stores[lv]; {
 		case s != nil:
-			v.Kind, v.Snapshot, v.Size = KindSnapshot, s, s.Origin.Size
+			v.Kind, v.Snapshot, v.Size = KindSnapshot, s, s.Size()
 			v.open = func() (lun.Device, error) { return openSnapshot(g, s) }
 		case lv.Role == "snapshot", !lv.Visible:
 			continue
@@ -106,6 +106,9 @@ func groupVolumes(g *lvm2.Group) []*Volume {
 
 // Store opens the exception store of a thick snapshot.
 func Store(g *lvm2.Group, s *lvm2.Snapshot) (*dmsnap.Store, error) {
+	if s.Thin {
+		return nil, fmt.Errorf("%s/%s is a thin snapshot and has no store", g.Name, s.COW.Name)
+	}
 	cow, err := g.Open(s.COW)
 	if err != nil {
 		return nil, err
@@ -114,6 +117,9 @@ func Store(g *lvm2.Group, s *lvm2.Snapshot) (*dmsnap.Store, error) {
 }
 
 func openSnapshot(g *lvm2.Group, s *lvm2.Snapshot) (lun.Device, error) {
+	if s.Thin {
+		return g.Open(s.COW)
+	}
 	store, err := Store(g, s)
 	if err != nil {
 		return nil, err

@@ -66,9 +66,12 @@ func finished(c *open.Contents, names []string) (left []string, done []completed
 // not known any more, so that the whole volume counts as rewritten.
 func (p *InPlace) already(d completed) error {
 	origin := d.group.LV(d.origin)
-	areas, err := d.group.Map(origin)
-	if err != nil {
-		return err
+	var areas []lvm2.Area
+	if origin.Role != "thin" { // of a thin one only metadata was written
+		var err error
+		if areas, err = d.group.Map(origin); err != nil {
+			return err
+		}
 	}
 	for _, a := range areas {
 		p.lists[p.byPV[a.PV.PV]].add(a.Off, a.Len)

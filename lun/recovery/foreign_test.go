@@ -192,7 +192,7 @@ func TestPvckFindsNothingWrong(t *testing.T) {
 func TestFileSystemOfTheViewIsClean(t *testing.T) {
 	e2fsck := tool(t, "e2fsck", "e2fsprogs")
 	for _, tc := range []struct{ image, pick, volume string }{
-		{"lvm-o1-thick-4k", "vgo1/snap", "vgo1/root"}, {"lvm-o2-thick-gpt-crash", "vgo2/snap1", "vgo2/data"}, {"lvm-o2-thick-gpt-crash", "vgo2/snap2", "vgo2/data"},
+		{"lvm-o1-thick-4k", "vgo1/snap", "vgo1/root"}, {"lvm-o3-thin", "vgo3/tsnap", "vgo3/tvol"}, {"lvm-o2-thick-gpt-crash", "vgo2/snap1", "vgo2/data"}, {"lvm-o2-thick-gpt-crash", "vgo2/snap2", "vgo2/data"},
 	} {
 		v := openView(t, probe(t, images(t, tc.image)...), tc.pick)
 		vol, err := probe(t, open.Source{Name: "view", Device: v.Devices[0]}).Volume(tc.volume)

@@ -143,8 +143,8 @@ func (p *InPlace) metadata(g *lvm2.Group, picks []chosen, o InPlaceOptions) erro
 	var said []string
 	for _, pick := range picks {
 		for _, s := range g.SnapshotsOf(pick.snap.Origin) {
-			if s == pick.snap {
-				continue
+			if s == pick.snap || s.Thin {
+				continue // a thin one stays what it is, whatever its origin becomes
 			}
 			if !o.DiscardOthers {
 				return fmt.Errorf("recover %s to %s in place: it has other snapshots (%s): %w", pick.volume(), pick.name(), listed(g, others(g, pick)), ErrDiscards)
@@ -153,8 +153,10 @@ func (p *InPlace) metadata(g *lvm2.Group, picks []chosen, o InPlaceOptions) erro
 			e.Remove(s)
 			marked = false
 		}
-		e.Merge(pick.snap)
-		marked = marked && pick.snap.Merging
+		if !pick.snap.Thin { // a thin one takes its origin's place in one step
+			e.Merge(pick.snap)
+			marked = marked && pick.snap.Merging
+		}
 		said = append(said, fmt.Sprintf("%s from %s %s", pick.snap.Origin.Name, pick.snap.COW.Name, pick.snap.COW.UUID))
 	}
 	p.Resumed = p.Resumed || marked && strings.HasPrefix(g.Description, sayRecovering)
@@ -164,7 +166,9 @@ func (p *InPlace) metadata(g *lvm2.Group, picks []chosen, o InPlaceOptions) erro
 		texts = append(texts, e.Text(sayRecovering+list))
 	}
 	for _, pick := range picks {
-		e.Remove(pick.snap)
+		if err := e.Revert(pick.snap); err != nil {
+			return err
+		}
 	}
 	changes, err := g.Commit(append(texts, e.Text(sayRecovered+list))...)
 	if err != nil {
@@ -184,7 +188,7 @@ func (p *InPlace) metadata(g *lvm2.Group, picks []chosen, o InPlaceOptions) erro
 func others(g *lvm2.Group, pick chosen) []*lvm2.Snapshot {
 	var out []*lvm2.Snapshot
 	for _, s := range g.SnapshotsOf(pick.snap.Origin) {
-		if s != pick.snap {
+		if s != pick.snap && !s.Thin {
 			out = append(out, s)
 		}
 	}

@@ -3,6 +3,7 @@ package recovery
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/cleave-san/cleave/lun"
@@ -97,7 +98,7 @@ type SnapshotReport struct {
 	Volume      string    `json:"volume"`
 	UUID        string    `json:"uuid"`
 	Origin      string    `json:"origin"`
-	Kind        string    `json:"kind"` // "lvm-thick"
+	Kind        string    `json:"kind"` // "lvm-thick" or "lvm-thin"
 	Created     time.Time `json:"created,omitzero"`
 	State       State     `json:"state"`
 	Reason      string    `json:"reason,omitempty"`
@@ -212,7 +213,7 @@ func inspectGroup(g *lvm2.Group) GroupReport {
 		if o := lv.ThinOrigin(); o != "" {
 			v.Origin = g.Name + "/" + o
 		}
-		if _, err := g.Map(lv); err != nil {
+		if _, err := g.Open(lv); err != nil {
 			v.Readable, v.Reason = false, err.Error()
 		}
 		for _, s := range g.SnapshotsOf(lv) {
@@ -239,18 +240,21 @@ func layout(lv *lvm2.LV) string {
 func inspectSnapshot(g *lvm2.Group, s *lvm2.Snapshot) SnapshotReport {
 	out := SnapshotReport{Volume: g.Name + "/" + s.COW.Name, UUID: s.COW.UUID, Origin: g.Name + "/" + s.Origin.Name, Kind: "lvm-thick",
 		Created: s.COW.Created, ChunkSize: s.Chunk, StoreSize: s.COW.Size, Merging: s.Merging}
-	state, store, err := judge(g, s)
+	if s.Thin {
+		out.Kind = "lvm-thin"
+	}
+	state, kept, err := judge(g, s)
 	out.State = state
 	if err != nil {
 		out.Reason = err.Error()
 		return out
 	}
-	if store.Chunk > 0 {
-		out.ChunkSize = store.Chunk
+	if kept.chunk > 0 {
+		out.ChunkSize = kept.chunk
 	}
-	out.Exceptions, out.Preserved = store.Exceptions(), store.Preserved()
-	if s.COW.Size > 0 {
-		out.UsedPercent = float64(store.Used()*10000/s.COW.Size) / 100
+	out.Exceptions, out.Preserved = kept.exceptions, kept.preserved
+	if kept.size > 0 {
+		out.UsedPercent = math.Floor(float64(kept.used)*10000/float64(kept.size)) / 100
 	}
 	return out
 }

@@ -20,6 +20,8 @@ var oracles = []struct {
 	{[]string{"lvm-o1-thick-4k"}, "vgo1/root", "73c24e9123a4f52696c099f70d6865013bcf465d0f373891fe32dbe041542464"},
 	{[]string{"lvm-o2-thick-gpt-crash"}, "vgo2/snap1", "853a2eff3d3a2ce0a15ea08ad22018d907c6121d6ff7a15ee3d71e81eb00ffb0"},
 	{[]string{"lvm-o2-thick-gpt-crash"}, "vgo2/snap2", "d85dd205b2e651c526f42e8676d06631f56ca8432a0a561df48dc87bd6554a02"},
+	{[]string{"lvm-o3-thin"}, "vgo3/tsnap", "d827e7b2a10cdbe4c7c45bcd133c91a2efdc4f1ffeb4dee82f12cac22f8524c7"},
+	{[]string{"lvm-o3-thin"}, "vgo3/tvol", "1bc7c1986e81c84934c941a184f0d7c20f9864e27b09797f30de81a085ffacb4"},
 	{[]string{"lvm-o4-a", "lvm-o4-b"}, "vgo4/good", "d5b583b019a19187dd4aa6a1b6b42055552eeb29900dbf73ade4ee54ba2bf522"},
 	{[]string{"lvm-o4-a", "lvm-o4-b"}, "vgo4/str", "e4c07544f9a39fe72115417e0c9282544bbd3c3d570c62884560e04a92a6ed6d"},
 	{[]string{"lvm-o5-wrap"}, "vgo1/snap", "f5cf5ccee67535499a4ed3b24ca9a38a84aeb3bdc9e84554e054310145dbe23f"},

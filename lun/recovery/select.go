@@ -36,9 +36,6 @@ func choose(c *open.Contents, names []string) ([]chosen, error) {
 	var out []chosen
 	for _, g := range c.Groups {
 		for _, lv := range g.LVs {
-			if o := lv.ThinOrigin(); o != "" {
-				return nil, fmt.Errorf("%s/%s is a thin snapshot of %s, which can't be recovered by this version; name the thick snapshots to recover, if there are any", g.Name, lv.Name, o)
-			}
 			snaps := g.SnapshotsOf(lv)
 			switch len(snaps) {
 			case 0:
@@ -52,7 +49,20 @@ func choose(c *open.Contents, names []string) ([]chosen, error) {
 	if len(out) == 0 {
 		return nil, errors.Join(append([]error{ErrNoSnapshot}, c.Damage...)...)
 	}
-	return out, nil
+	return out, chain(out)
+}
+
+// chain refuses to put a volume back to a snapshot that is itself put back to
+// one of its own: only a thin snapshot can be both.
+func chain(picks []chosen) error {
+	for _, p := range picks {
+		for _, q := range picks {
+			if p.snap.COW == q.snap.Origin {
+				return fmt.Errorf("%s is a snapshot of %s and has a snapshot itself, %s: %w", p.name(), p.volume(), q.name(), ErrChoice)
+			}
+		}
+	}
+	return nil
 }
 
 func chooseNamed(c *open.Contents, names []string) ([]chosen, error) {
@@ -64,9 +74,6 @@ func chooseNamed(c *open.Contents, names []string) ([]chosen, error) {
 			return nil, err
 		}
 		if v.Snapshot == nil {
-			if v.LV != nil && v.LV.ThinOrigin() != "" {
-				return nil, fmt.Errorf("%s is a thin snapshot, which can't be recovered by this version", v.Name)
-			}
 			return nil, fmt.Errorf("%s is a %s and no snapshot: %w", v.Name, v.Kind, ErrChoice)
 		}
 		if other := taken[v.Snapshot.Origin]; other != "" {
@@ -75,7 +82,7 @@ func chooseNamed(c *open.Contents, names []string) ([]chosen, error) {
 		taken[v.Snapshot.Origin] = v.Name
 		out = append(out, chosen{v.Group, v.Snapshot})
 	}
-	return out, nil
+	return out, chain(out)
 }
 
 func listed(g *lvm2.Group, snaps []*lvm2.Snapshot) string {

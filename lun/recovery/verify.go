@@ -20,19 +20,49 @@ const (
 	Unreadable State = "unreadable" // damaged, or on a disk that was not given
 )
 
-// judge opens a snapshot's store and says what it is worth.
-func judge(g *lvm2.Group, s *lvm2.Snapshot) (State, *dmsnap.Store, error) {
-	store, err := open.Store(g, s)
-	if err == nil {
-		_, err = g.Map(s.Origin)
+// content is what a snapshot keeps.
+type content struct {
+	chunk      int64         // bytes
+	exceptions int           // of a thin one, blocks that are mapped
+	preserved  int64         // what they hold; thin ones may share it
+	size, used int64         // of the store; of a thin one, its own and preserved
+	store      *dmsnap.Store // nil of a thin one
+}
+
+// judge opens a snapshot's store, or its thin device, and says what it is worth.
+func judge(g *lvm2.Group, s *lvm2.Snapshot) (State, *content, error) {
+	open := judgeThick
+	if s.Thin {
+		open = judgeThin
 	}
+	kept, err := open(g, s)
 	switch {
 	case err == nil:
-		return Valid, store, nil
+		return Valid, kept, nil
 	case errors.Is(err, dmsnap.ErrInvalid):
 		return Overflowed, nil, err
 	}
 	return Unreadable, nil, err
+}
+
+func judgeThick(g *lvm2.Group, s *lvm2.Snapshot) (*content, error) {
+	store, err := open.Store(g, s)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := g.Open(s.Origin); err != nil {
+		return nil, err
+	}
+	return &content{store.Chunk, store.Exceptions(), store.Preserved(), s.COW.Size, store.Used(), store}, nil
+}
+
+func judgeThin(g *lvm2.Group, s *lvm2.Snapshot) (*content, error) {
+	t, pool, err := g.Thin(s.COW)
+	if err != nil {
+		return nil, err
+	}
+	mapped := int64(t.Mapped) * pool.BlockSize
+	return &content{pool.BlockSize, int(t.Mapped), mapped, s.COW.Size, mapped, nil}, nil
 }
 
 // Expected is what a guest reported of one volume: UUIDs as LVM prints them.
@@ -78,9 +108,6 @@ func verify(c *open.Contents, e Expected) Verdict {
 	}
 	v.Found, v.Name = true, vol.Name
 	switch {
-	case vol.LV != nil && vol.LV.ThinOrigin() != "":
-		v.State, v.Reason = Unreadable, vol.Name+" is a thin snapshot, which can't be recovered by this version"
-		return v
 	case vol.Snapshot == nil:
 		v.Reason = fmt.Sprintf("%s is a %s and no snapshot", vol.Name, vol.Kind)
 		return v
@@ -90,13 +117,13 @@ func verify(c *open.Contents, e Expected) Verdict {
 		v.Reason = fmt.Sprintf("%s is a snapshot of %s (%s), not of %s", vol.Name, v.VolumeName, vol.Snapshot.Origin.UUID, e.Volume)
 		return v
 	}
-	state, store, err := judge(vol.Group, vol.Snapshot)
+	state, kept, err := judge(vol.Group, vol.Snapshot)
 	v.State = state
 	if err != nil {
 		v.Reason = fmt.Sprintf("%s: %v", vol.Name, err)
 		return v
 	}
-	v.OK, v.Exceptions, v.Preserved = true, store.Exceptions(), store.Preserved()
+	v.OK, v.Exceptions, v.Preserved = true, kept.exceptions, kept.preserved
 	return v
 }
 

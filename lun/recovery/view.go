@@ -30,7 +30,7 @@ type Recovered struct {
 	VolumeUUID   string `json:"volumeUuid"`
 	Snapshot     string `json:"snapshot"` // "vg/snap"
 	SnapshotUUID string `json:"snapshotUuid"`
-	Exceptions   int    `json:"exceptions"`     // chunks that come from the store
+	Exceptions   int    `json:"exceptions"`     // chunks that come from the store; of a thin snapshot, its blocks
 	Preserved    int64  `json:"preservedBytes"` // what they hold
 }
 
@@ -52,8 +52,9 @@ type View struct {
 // at all.
 //
 // In each volume group of a recovered volume the view's metadata (seqno + 1, in
-// every area of every PV) has no thick snapshots at all any more, since they
-// would show wrong content over a changed origin.
+// every area of every PV) is that of lvm2.Edit.Revert: a recovered volume has no
+// thick snapshots any more, the chosen one or others, and is linear where it was
+// a mirror; a thin snapshot has taken its origin's name.
 //
 // The sources must stay open, and must not change, until Close.
 func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, error) {
@@ -72,7 +73,7 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 			disks[pv] = m
 		}
 	}
-	groups := make(map[*lvm2.Group]bool)
+	edits := make(map[*lvm2.Group]*lvm2.Edit)
 	for _, p := range picks {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -82,13 +83,14 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 			return nil, err
 		}
 		v.Volumes = append(v.Volumes, r)
-		groups[p.group] = true
-	}
-	for g := range groups {
-		e := g.Edit()
-		for _, s := range g.Snapshots {
-			e.Remove(s)
+		if edits[p.group] == nil {
+			edits[p.group] = p.group.Edit()
 		}
+		if err := edits[p.group].Revert(p.snap); err != nil {
+			return nil, err
+		}
+	}
+	for g, e := range edits {
 		changes, err := g.Commit(e.Text("cleave: volumes put back to their snapshots"))
 		if err != nil {
 			return nil, err
@@ -109,11 +111,17 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 	return v, nil
 }
 
-// redirect makes the origin's areas read the snapshot.
+// redirect makes the origin's areas read the snapshot. A thin one needs no
+// redirection: the metadata gives its device to the origin.
 func redirect(disks map[*lvm2.PV]*merged, p chosen) (Recovered, error) {
-	_, store, err := judge(p.group, p.snap)
+	_, kept, err := judge(p.group, p.snap)
 	if err != nil {
 		return Recovered{}, fmt.Errorf("recover %s from %s: %w", p.volume(), p.name(), err)
+	}
+	r := Recovered{Volume: p.volume(), VolumeUUID: p.snap.Origin.UUID, Snapshot: p.name(), SnapshotUUID: p.snap.COW.UUID,
+		Exceptions: kept.exceptions, Preserved: kept.preserved}
+	if p.snap.Thin {
+		return r, nil
 	}
 	areas, err := p.group.Map(p.snap.Origin)
 	if err != nil {
@@ -121,10 +129,9 @@ func redirect(disks map[*lvm2.PV]*merged, p chosen) (Recovered, error) {
 	}
 	for _, a := range areas {
 		m := disks[a.PV.PV]
-		m.redirects = append(m.redirects, redirected{a, store})
+		m.redirects = append(m.redirects, redirected{a, kept.store})
 	}
-	return Recovered{Volume: p.volume(), VolumeUUID: p.snap.Origin.UUID, Snapshot: p.name(), SnapshotUUID: p.snap.COW.UUID,
-		Exceptions: store.Exceptions(), Preserved: store.Preserved()}, nil
+	return r, nil
 }
 
 // Close gives up the view and all that was written to it. The sources stay

@@ -45,6 +45,7 @@ func TestViewShowsTheSnapshotInTheOriginsPlace(t *testing.T) {
 		{[]string{"lvm-o1-thick-4k"}, nil, "vgo1/root", "f5cf5ccee67535499a4ed3b24ca9a38a84aeb3bdc9e84554e054310145dbe23f", []string{"vgo1/snap"}},
 		{[]string{"lvm-o2-thick-gpt-crash"}, []string{"vgo2/snap1"}, "vgo2/data", "853a2eff3d3a2ce0a15ea08ad22018d907c6121d6ff7a15ee3d71e81eb00ffb0", []string{"vgo2/snap1", "vgo2/snap2"}},
 		{[]string{"lvm-o2-thick-gpt-crash"}, []string{"vgo2/snap2"}, "vgo2/data", "d85dd205b2e651c526f42e8676d06631f56ca8432a0a561df48dc87bd6554a02", []string{"vgo2/snap1", "vgo2/snap2"}},
+		{[]string{"lvm-o3-thin"}, nil, "vgo3/tvol", "d827e7b2a10cdbe4c7c45bcd133c91a2efdc4f1ffeb4dee82f12cac22f8524c7", []string{"vgo3/tsnap"}},
 		{[]string{"lvm-o4-a", "lvm-o4-b"}, []string{"gac6wu-xU2u-QIlR-UpAV-ykKw-ArQR-tRezMV"}, "vgo4/str", "d5b583b019a19187dd4aa6a1b6b42055552eeb29900dbf73ade4ee54ba2bf522", []string{"vgo4/good", "vgo4/tiny"}},
 		{[]string{"lvm-o5-wrap"}, nil, "vgo1/root", "f5cf5ccee67535499a4ed3b24ca9a38a84aeb3bdc9e84554e054310145dbe23f", []string{"vgo1/snap"}},
 	} {
@@ -123,7 +124,7 @@ func TestViewIsRefused(t *testing.T) {
 		{"not a snapshot", []string{"lvm-o1-thick-4k"}, []string{"vgo1/root"}, recovery.ErrChoice, "no snapshot"},
 		{"unknown", []string{"lvm-o1-thick-4k"}, []string{"vgo1/other"}, open.ErrNotFound, "vgo1/snap"},
 		{"missing disk", []string{"lvm-o4-a"}, []string{"vgo4/good"}, nil, "27iBRZ-b6Yy-XaSC-7hah-Ep49-LrFw-QqoFuv"},
-		{"thin", []string{"lvm-o3-thin"}, nil, nil, "thin snapshot"},
+		{"thin pool", []string{"lvm-o3-thin"}, []string{"vgo3/pool"}, recovery.ErrChoice, "no snapshot"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := probe(t, images(t, tc.images...)...)
@@ -181,6 +182,36 @@ func TestInspectAgreesWithTheKernelsStatus(t *testing.T) {
 	// dmsetup status: "16984/32768 80"; lvs: 51.83 %; chunks of 8 sectors.
 	if s.Exceptions != 2113 || s.UsedPercent != 51.83 || s.ChunkSize != 4096 || s.State != recovery.Valid {
 		t.Errorf("snapshot %+v", s)
+	}
+	if len(r.Findings) != 0 {
+		t.Errorf("findings on a good image: %+v", r.Findings)
+	}
+}
+
+// TestInspectShowsThinSnapshots: lvs of the guest said 285 blocks of 64 KiB for
+// tsnap, which is 27.83 % of 64 MiB.
+func TestInspectShowsThinSnapshots(t *testing.T) {
+	r, err := recovery.Inspect(context.Background(), probe(t, images(t, "lvm-o3-thin")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	byName := map[string]recovery.VolumeReport{}
+	for _, v := range r.Groups[0].Volumes {
+		byName[v.Volume] = v
+	}
+	vol := byName["vgo3/tvol"]
+	if !vol.Readable || vol.Type != "thin" || len(vol.Snapshots) != 1 {
+		t.Fatalf("%+v", vol)
+	}
+	s := vol.Snapshots[0]
+	if s.Volume != "vgo3/tsnap" || s.Kind != "lvm-thin" || s.Origin != "vgo3/tvol" || s.State != recovery.Valid || s.ChunkSize != 64<<10 || s.Exceptions != 285 || s.UsedPercent != 27.83 {
+		t.Errorf("snapshot %+v", s)
+	}
+	if snap := byName["vgo3/tsnap"]; !snap.Readable || snap.Origin != "vgo3/tvol" {
+		t.Errorf("the snapshot as a volume: %+v", snap)
+	}
+	if pool := byName["vgo3/pool"]; pool.Readable || !strings.Contains(pool.Reason, "thin pool") {
+		t.Errorf("the pool: %+v", pool)
 	}
 	if len(r.Findings) != 0 {
 		t.Errorf("findings on a good image: %+v", r.Findings)

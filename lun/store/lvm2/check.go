@@ -54,7 +54,7 @@ func (g *Group) references(lv *LV) []string {
 	var refs []string
 	for _, s := range lv.Segments {
 		refs = append(refs, s.refs...)
-		for _, st := range s.Stripes {
+		for _, st := range s.areas() {
 			if g.pvs[st.Name] == nil {
 				refs = append(refs, st.Name)
 			}
@@ -74,19 +74,15 @@ func (g *Group) checkAreas() error {
 	for _, lv := range g.LVs {
 		for i, s := range lv.Segments {
 			f := fields{where: fmt.Sprintf("%s/%s/segment%d", g.where, lv.Name, i+1)}
-			for _, st := range s.Stripes {
-				pv := g.pvs[st.Name]
-				if pv == nil {
-					if g.lvs[st.Name] == nil {
-						return f.fail("stripes", st.Name, "is neither a physical nor a logical volume of the group")
-					}
-					continue
+			for _, st := range s.areas() {
+				n := s.Count / int64(max(len(s.Stripes), 1))
+				if err := g.checkArea(f, st, n); err != nil && len(s.legs) > 0 {
+					s.refused = err // of this one volume, not of the group
+				} else if err != nil {
+					return err
+				} else if pv := g.pvs[st.Name]; pv != nil {
+					used[pv] = append(used[pv], run{st.Extent, st.Extent + n, lv.Name})
 				}
-				n := s.Count / int64(len(s.Stripes))
-				if st.Extent > pv.Extents || n > pv.Extents-st.Extent {
-					return f.fail("stripes", st.Extent, fmt.Sprintf("%d extents from there run beyond the end of %s (%d extents)", n, st.Name, pv.Extents))
-				}
-				used[pv] = append(used[pv], run{st.Extent, st.Extent + n, lv.Name})
 			}
 			if s.StripeSize > 0 && (s.Count/int64(len(s.Stripes))*g.ExtentSize)%s.StripeSize != 0 {
 				return f.fail("stripe_size", s.StripeSize/sectorSize, "does not divide the segment")
@@ -102,4 +98,29 @@ func (g *Group) checkAreas() error {
 		}
 	}
 	return nil
+}
+
+// checkArea checks where n extents of a segment lie.
+func (g *Group) checkArea(f fields, st Stripe, n int64) error {
+	pv := g.pvs[st.Name]
+	switch {
+	case pv == nil && g.lvs[st.Name] == nil:
+		return f.fail("stripes", st.Name, "is neither a physical nor a logical volume of the group")
+	case pv != nil && (st.Extent > pv.Extents || n > pv.Extents-st.Extent):
+		return f.fail("stripes", st.Extent, fmt.Sprintf("%d extents from there run beyond the end of %s (%d extents)", n, st.Name, pv.Extents))
+	}
+	return nil
+}
+
+// areas are the stripes or legs of a segment that lie on a volume of either
+// kind.
+func (s *Segment) areas() []Stripe {
+	if len(s.legs) == 0 {
+		return s.Stripes
+	}
+	var out []Stripe
+	for _, l := range s.legs {
+		out = append(out, l.image)
+	}
+	return out
 }

@@ -29,6 +29,7 @@ type Group struct {
 	pvs      map[string]*GroupPV
 	byOrigin map[*LV][]*Snapshot
 	where    string
+	pools    pools
 }
 
 // GroupPV is a physical volume as the group's metadata knows it.
@@ -54,45 +55,34 @@ type LV struct {
 	Role string
 }
 
-// Segment is a run of extents of an LV.
-type Segment struct {
-	Start, Count int64 // extents
-	Type         string
-	StripeSize   int64 // bytes; 0 where there is one stripe
-	Stripes      []Stripe
-
-	chunk         int64
-	origin, store string
-	merging       bool
-	refs          []string // LVs that this segment reads
-}
-
-// Stripe is where one stripe of a segment begins: on a PV or, for stacked
-// volumes, on another LV.
-type Stripe struct {
-	Name   string
-	Extent int64
-}
-
 // ThinOrigin is the name of the volume of which a thin volume is a snapshot, ""
 // for all others.
 func (lv *LV) ThinOrigin() string {
-	for _, s := range lv.Segments {
-		if s.Type == "thin" {
-			return s.origin
-		}
+	if len(lv.Segments) == 0 {
+		return ""
 	}
-	return ""
+	return lv.Segments[0].thin.origin
 }
 
-// Snapshot is a thick snapshot. Its name and UUID, as LVM shows them, are those
-// of its copy-on-write store.
+// Snapshot is an in-guest snapshot. The name and UUID of a thick one, as LVM
+// shows them, are those of its copy-on-write store; a thin one is a volume like
+// any other, with content of its own whatever becomes of its origin.
 type Snapshot struct {
-	Record  *LV // "snapshot0"
-	COW     *LV
+	Record  *LV // "snapshot0"; the volume itself if Thin
+	COW     *LV // the volume itself if Thin
 	Origin  *LV
 	Chunk   int64 // bytes, as the metadata has it; the store's own header wins
-	Merging bool  // lvconvert --merge has begun
+	Merging bool  // lvconvert --merge has begun, or waits for the next activation
+	Thin    bool
+}
+
+// Size is that of the snapshot's content: a thick one is as large as its origin
+// is now, a thin one as its origin was then.
+func (s *Snapshot) Size() int64 {
+	if s.Thin {
+		return s.COW.Size
+	}
+	return s.Origin.Size
 }
 
 const (
@@ -256,100 +246,13 @@ func (g *Group) parseLV(it Item) (*LV, error) {
 	return lv, nil
 }
 
-func parseSegment(f fields) (*Segment, error) {
-	s := &Segment{}
-	var err error
-	if s.Start, err = f.num("start_extent", 0, maxExtents); err != nil {
-		return nil, err
-	}
-	if s.Count, err = f.num("extent_count", 1, maxExtents); err != nil {
-		return nil, err
-	}
-	typ, err := f.str("type")
-	if err != nil {
-		return nil, err
-	}
-	base, flags, _ := strings.Cut(typ, "+")
-	if flags != "" {
-		// A flag changes what the segment means; the whole type is kept so that
-		// it is refused by name when somebody opens the volume.
-		base = typ
-	}
-	if base == "linear" {
-		base = "striped"
-	}
-	s.Type = base
-	switch base {
-	case "striped":
-		return s, s.parseStriped(f)
-	case "snapshot":
-		return s, s.parseSnapshot(f)
-	}
-	s.origin, _ = f.m["origin"].Value.(string)
-	for _, key := range []string{"metadata", "pool", "thin_pool", "external_origin", "mirror_log", "cache_pool"} {
-		if name, ok := f.m[key].Value.(string); ok {
-			s.refs = append(s.refs, name)
-		}
-	}
-	for _, key := range []string{"mirrors", "raids"} {
-		s.refs = append(s.refs, f.strs(key)...)
-	}
-	return s, nil
-}
-
-func (s *Segment) parseStriped(f fields) error {
-	n, err := f.num("stripe_count", 1, 1024)
-	if err != nil {
-		return err
-	}
-	list, _ := f.m["stripes"].Value.([]Value)
-	if int64(len(list)) != 2*n {
-		return f.fail("stripes", len(list), fmt.Sprintf("%d stripes need %d entries", n, 2*n))
-	}
-	if s.Count%n != 0 {
-		return f.fail("extent_count", s.Count, fmt.Sprintf("can't be divided among %d stripes", n))
-	}
-	if n > 1 {
-		size, err := f.num("stripe_size", 1, math.MaxUint32)
-		if err != nil {
-			return err
-		}
-		s.StripeSize = size * sectorSize
-	}
-	for i := 0; i < len(list); i += 2 {
-		name, ok1 := list[i].(string)
-		ext, ok2 := list[i+1].(int64)
-		if !ok1 || !ok2 || ext < 0 || ext > maxExtents {
-			return f.fail("stripes", fmt.Sprint(list[i], " ", list[i+1]), "must be a name and an extent")
-		}
-		s.Stripes = append(s.Stripes, Stripe{name, ext})
-	}
-	return nil
-}
-
-func (s *Segment) parseSnapshot(f fields) error {
-	c, err := f.num("chunk_size", 1, math.MaxUint32)
-	if err != nil {
-		return err
-	}
-	s.chunk = c * sectorSize
-	if s.origin, err = f.str("origin"); err != nil {
-		return err
-	}
-	if s.store, err = f.str("cow_store"); err != nil {
-		if s.store, err = f.str("merging_store"); err != nil {
-			return f.fail("cow_store", nil, "is missing")
-		}
-		s.merging = true
-	}
-	s.refs = append(s.refs, s.origin, s.store)
-	return nil
-}
-
-// relate ties snapshot records to their origins and stores.
+// relate ties snapshots to their origins and stores.
 func (g *Group) relate() error {
 	stores := make(map[string]string)
 	for _, lv := range g.LVs {
+		if lv.Role == "thin" {
+			g.relateThin(lv)
+		}
 		if lv.Role != "snapshot" {
 			continue
 		}
@@ -357,7 +260,7 @@ func (g *Group) relate() error {
 		if len(lv.Segments) != 1 {
 			return f.fail("segment_count", len(lv.Segments), "a snapshot has one segment")
 		}
-		s := lv.Segments[0]
+		s := lv.Segments[0].snapshot
 		origin, store := g.lvs[s.origin], g.lvs[s.store]
 		switch {
 		case origin == nil:
@@ -370,9 +273,7 @@ func (g *Group) relate() error {
 			return f.fail("cow_store", s.store, "is the store of "+stores[s.store]+" as well")
 		}
 		stores[s.store] = lv.Name
-		snap := &Snapshot{Record: lv, COW: store, Origin: origin, Chunk: s.chunk, Merging: s.merging}
-		g.Snapshots = append(g.Snapshots, snap)
-		g.byOrigin[origin] = append(g.byOrigin[origin], snap)
+		g.addSnapshot(&Snapshot{Record: lv, COW: store, Origin: origin, Chunk: s.chunk, Merging: s.merging})
 	}
 	for _, s := range g.Snapshots {
 		if by := stores[s.Origin.Name]; by != "" {
@@ -380,6 +281,26 @@ func (g *Group) relate() error {
 		}
 	}
 	return nil
+}
+
+// relateThin takes a thin volume for a snapshot if its origin is still there:
+// one whose origin is gone is an ordinary volume.
+func (g *Group) relateThin(lv *LV) {
+	t := lv.Segments[0].thin
+	origin := g.lvs[t.origin]
+	if origin == nil || origin == lv || origin.Role != "thin" || len(lv.Segments) != 1 {
+		return
+	}
+	s := &Snapshot{Record: lv, COW: lv, Origin: origin, Thin: true, Merging: t.merge == origin.Name}
+	if pool := g.lvs[t.pool]; pool != nil && pool.Role == "thin-pool" {
+		s.Chunk = pool.Segments[0].pool.chunk
+	}
+	g.addSnapshot(s)
+}
+
+func (g *Group) addSnapshot(s *Snapshot) {
+	g.Snapshots = append(g.Snapshots, s)
+	g.byOrigin[s.Origin] = append(g.byOrigin[s.Origin], s)
 }
 
 // LV returns a logical volume by its name or UUID, nil if there is none.
@@ -395,5 +316,5 @@ func (g *Group) LV(name string) *LV {
 	return nil
 }
 
-// SnapshotsOf lists the thick snapshots of an origin in the text's order.
+// SnapshotsOf lists the snapshots of an origin in the text's order.
 func (g *Group) SnapshotsOf(lv *LV) []*Snapshot { return g.byOrigin[lv] }

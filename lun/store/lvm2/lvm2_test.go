@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
@@ -228,14 +229,17 @@ func TestDeepNestingIsRefused(t *testing.T) {
 
 func TestUnreadTypesAreRefusedWithTheirReason(t *testing.T) {
 	good := o1Text(t)
-	for _, typ := range []string{"raid5", "cache", "thin", "mirror", "error", "striped+FLAG", "brandnew"} {
+	for _, typ := range []string{"raid5", "cache", "writecache", "vdo", "thin-pool", "error", "striped+FLAG", "brandnew"} {
 		g, err := lvm2.ParseGroup([]byte(strings.Replace(good, `type = "striped"`, `type = "`+typ+`"`, 1)))
 		if err != nil {
 			t.Errorf("%s: %v: the whole group is refused", typ, err)
 			continue
 		}
 		_, err = g.Open(g.LV("root"))
-		wantFormatError(t, err, "vgo1/root/segment1/type", -1)
+		wantFormatError(t, err, "vgo1/root/segment1/", -1)
+		if _, err := g.Open(g.LV("snap")); !strings.Contains(fmt.Sprint(err), "none of the devices") {
+			t.Errorf("%s: its neighbour: %v, want only its disk to be missing", typ, err)
+		}
 	}
 }
 
@@ -364,6 +368,15 @@ func FuzzGroup(f *testing.F) {
 			}
 			if _, err := lvm2.ParseGroup(without(g)); err != nil {
 				t.Fatalf("the text without snapshots: %v", err)
+			}
+			for _, s := range g.Snapshots {
+				e := g.Edit()
+				if err := e.Revert(s); err != nil {
+					continue
+				}
+				if _, err := lvm2.ParseGroup(e.Text("fuzz")); err != nil {
+					t.Fatalf("the text with %s put back: %v", s.Origin.Name, err)
+				}
 			}
 		}
 	})

@@ -8,6 +8,7 @@ import (
 // Edit is new metadata text of a group in the making. What it does not name is
 // kept as it was, known to this package or not. The group itself never changes.
 type Edit struct {
+	group *Group
 	seqno int64
 	text  *Section
 	vg    *Section
@@ -15,7 +16,7 @@ type Edit struct {
 
 // Edit begins new text. Each Text that it gives has a seqno one higher.
 func (g *Group) Edit() *Edit {
-	e := &Edit{seqno: g.Seqno, text: g.text.clone()}
+	e := &Edit{group: g, seqno: g.Seqno, text: g.text.clone()}
 	for _, it := range e.text.Items {
 		if it.Sub != nil {
 			e.vg = it.Sub
@@ -45,8 +46,10 @@ func (e *Edit) Merge(s *Snapshot) {
 	}
 }
 
-// Remove takes a thick snapshot away: its record and its store are gone, the
-// store's extents are free, the origin is a plain visible volume.
+// Remove takes a snapshot away. Of a thick one, its record and its store are
+// gone, the store's extents are free, the origin is visible. A thin one is gone
+// from the text; its device stays in the pool, which only LVM and the kernel
+// together can change.
 func (e *Edit) Remove(s *Snapshot) {
 	lvs := e.volumes()
 	if lvs == nil {
