@@ -125,14 +125,23 @@ func (h *Header) SetTTT(t uint32) { h.setU32(20, t) }
 // EDTL is a command's expected data transfer length.
 func (h *Header) EDTL() uint32 { return h.u32(20) }
 
+// SetEDTL sets a command's expected data transfer length.
+func (h *Header) SetEDTL(n uint32) { h.setU32(20, n) }
+
 // CDB is a command's descriptor block, the 16 bytes of it that are in the header.
 func (h *Header) CDB() []byte { return h[32:48] }
 
 // CmdSN is the sequence number of a request.
 func (h *Header) CmdSN() uint32 { return h.u32(24) }
 
+// SetCmdSN sets the sequence number of a request.
+func (h *Header) SetCmdSN(n uint32) { h.setU32(24, n) }
+
 // ExpStatSN is what the initiator expects next.
 func (h *Header) ExpStatSN() uint32 { return h.u32(28) }
+
+// SetExpStatSN sets what the initiator expects next.
+func (h *Header) SetExpStatSN(n uint32) { h.setU32(28, n) }
 
 // SetStatSN sets a response's StatSN.
 func (h *Header) SetStatSN(n uint32) { h.setU32(24, n) }
@@ -168,6 +177,9 @@ func (h *Header) Residual() uint32 { return h.u32(44) }
 // SetDesired sets the desired data transfer length of an R2T.
 func (h *Header) SetDesired(n uint32) { h.setU32(44, n) }
 
+// Desired is the desired data transfer length of an R2T.
+func (h *Header) Desired() uint32 { return h.u32(44) }
+
 // RefTag is the referenced task tag of a task management request.
 func (h *Header) RefTag() uint32 { return h.u32(20) }
 
@@ -188,6 +200,9 @@ func (h *Header) SetTSIH(t uint16) { binary.BigEndian.PutUint16(h[14:], t) }
 
 // CID is the connection identifier, in login and logout.
 func (h *Header) CID() uint16 { return binary.BigEndian.Uint16(h[20:]) }
+
+// LoginStatus is the status class and detail of a login response.
+func (h *Header) LoginStatus() (class, detail uint8) { return h[36], h[37] }
 
 // String is one line for a log: what it is and its tags.
 func (h *Header) String() string {

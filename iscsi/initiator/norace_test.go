@@ -1,0 +1,6 @@
+//go:build !race
+
+package initiator
+
+// raceEnabled says that the race detector is watching.
+const raceEnabled = false
