@@ -68,11 +68,9 @@ func (d *Disk) each(from, to, most int64, name string, fn func(first uint64, blo
 	block := int64(d.facts.block)
 	for from < to {
 		n := min(most, to-from)
-		epoch := d.epoch.Load()
 		if err := fn(uint64(from/block), uint32(n/block)); err != nil {
 			return fmt.Errorf("%s: %s of %d bytes at %d: %w", d.name, name, n, from, err)
 		}
-		d.stable.wrote(epoch)
 		from += n
 	}
 	return nil
@@ -171,8 +169,7 @@ func (d *Disk) Extents(off, n int64, fn func(lun.Extent) error) error {
 // status is one GET LBA STATUS from the block of off on: runs without a gap, none
 // if the LUN doesn't say.
 func (d *Disk) status(buf []byte, off int64) ([]lun.Extent, error) {
-	block := uint64(d.facts.block)
-	at := uint64(off) / block
+	at := uint64(off) / uint64(d.facts.block)
 	n, err := d.run(&command{cdb: serviceCDB(serviceLBAStatus, at, len(buf)), in: buf}, false)
 	var sense *SenseError
 	if errors.As(err, &sense) && sense.unsupported() {
@@ -181,22 +178,24 @@ func (d *Disk) status(buf []byte, off int64) ([]lun.Extent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: GET LBA STATUS at %d: %w", d.name, off, err)
 	}
-	var out []lun.Extent
-	last := uint64(d.facts.size) / block
-	for b := buf[min(8, n):n]; len(b) >= 16; b = b[16:] {
+	return d.extents(buf[:n], int64(at)*int64(d.facts.block)), nil
+}
+
+// extents reads the descriptors of GET LBA STATUS, which are to follow one
+// another from off on; what doesn't is not looked at.
+func (d *Disk) extents(b []byte, off int64) (out []lun.Extent) {
+	block := uint64(d.facts.block)
+	at, end := uint64(off)/block, uint64(d.facts.size)/block
+	for b = b[min(8, len(b)):]; len(b) >= 16 && at < end; b = b[16:] {
 		first, blocks := binary.BigEndian.Uint64(b), uint64(binary.BigEndian.Uint32(b[8:]))
-		if len(out) == 0 && first < at && first+blocks > at {
-			first, blocks = at, first+blocks-at // some begin with the whole run
+		if first > at || at-first >= blocks {
+			break
 		}
-		if first != at || blocks == 0 || blocks > last-at {
-			blocks = min(blocks, last-min(at, last))
-			if first != at || blocks == 0 {
-				break
-			}
-		}
+		// The first may begin before the block that was asked for.
+		blocks = min(blocks-(at-first), end-at)
 		hole := b[12]&0x0f == 1 // deallocated
-		out = append(out, lun.Extent{Off: int64(first * block), Len: int64(blocks * block), Hole: hole})
+		out = append(out, lun.Extent{Off: int64(at * block), Len: int64(blocks * block), Hole: hole})
 		at += blocks
 	}
-	return out, nil
+	return out
 }

@@ -180,16 +180,12 @@ func (d *Disk) transfer(p []byte, off int64, write bool) (int, error) {
 	} else {
 		c.in = p
 	}
-	epoch := d.epoch.Load()
 	if _, err := d.run(&c, write); err != nil {
 		verb := "reading"
 		if write {
 			verb = "writing"
 		}
 		return 0, fmt.Errorf("%s: %s %d bytes at %d: %w", d.name, verb, len(p), off, err)
-	}
-	if write {
-		d.stable.wrote(epoch)
 	}
 	return len(p), nil
 }

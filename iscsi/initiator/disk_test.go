@@ -35,10 +35,10 @@ func TestDisk(t *testing.T) {
 		}
 		p := pattern(5<<20+512, 1)
 		mustWrite(t, d, 1<<20, p)
-		if err := d.Sync(); err != nil || m.syncs != 1 {
-			t.Errorf("sync: %v, %d times", err, m.syncs)
+		if err := d.Sync(); err != nil || m.syncs.Load() != 1 {
+			t.Errorf("sync: %v, %d times", err, m.syncs.Load())
 		}
-		if !bytes.Equal(m.data[1<<20:][:len(p)], p) {
+		if !bytes.Equal(m.content()[1<<20:][:len(p)], p) {
 			t.Fatal("what was written is not what is there")
 		}
 		mustRead(t, d, 1<<20, p)
@@ -66,7 +66,7 @@ func TestParallel(t *testing.T) {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(1, uint64(i)))
 			base := int64(i) * 64 << 10
-			for k := range 20 {
+			for k := range 4 {
 				n := (1 + r.IntN(16)) * 4096
 				p := pattern(n, byte(i+k))
 				if _, err := d.WriteAt(p, base); err != nil {
@@ -264,4 +264,8 @@ func TestAllocations(t *testing.T) {
 			t.Errorf("%s: %.2f allocations", c.name, n)
 		}
 	}
+}
+
+func mutual() *mask.Credentials {
+	return &mask.Credentials{User: "alice", Secret: []byte("right-secret-1"), MutualUser: "disk", MutualSecret: []byte("right-secret-2")}
 }

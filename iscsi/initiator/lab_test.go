@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ type memory struct {
 	data  []byte
 	block int
 	holes map[int64]bool // by 4 KiB
-	syncs int
+	syncs atomic.Int32
 }
 
 func newMemory(size int) *memory { return &memory{data: make([]byte, size), block: 512} }
@@ -39,10 +40,15 @@ func (m *memory) Size() int64                     { return int64(len(m.data)) }
 func (m *memory) Blocks() (logical, physical int) { return m.block, 4096 }
 
 func (m *memory) Sync() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.syncs++
+	m.syncs.Add(1)
 	return nil
+}
+
+// content is a copy of what is there.
+func (m *memory) content() []byte {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return bytes.Clone(m.data)
 }
 
 func (m *memory) ReadAt(p []byte, off int64) (int, error) {

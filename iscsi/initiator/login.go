@@ -52,12 +52,16 @@ func connect(ctx context.Context, o *Options, portal string, target iscsi.Name, 
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	at := portal
+	algorithms := allAlgorithms
 	for range redirectsMax {
-		w, err := dial(ctx, o, at, target, isid)
+		w, chosen, err := dial(ctx, o, at, target, isid, algorithms)
 		var r *redirection
 		switch {
 		case err == nil:
 			return w, nil
+		case chosen == chap.SHA256 && algorithms == allAlgorithms && isRefusal(err):
+			// tgt and IET mean SHA-1 by the number that IANA gave to SHA-256.
+			algorithms = olderAlgorithms
 		case errors.As(err, &r):
 			at = r.to
 		default:
@@ -67,28 +71,40 @@ func connect(ctx context.Context, o *Options, portal string, target iscsi.Name, 
 	return nil, fmt.Errorf("portal %s: %w", portal, protocolError("login: redirected more than %d times", redirectsMax-1))
 }
 
-func dial(ctx context.Context, o *Options, portal string, target iscsi.Name, isid [6]byte) (*wire, error) {
+// CHAP_A offers, the strongest first.
+const (
+	allAlgorithms   = "7,6,5"
+	olderAlgorithms = "6,5"
+)
+
+// isRefusal reports whether a login was refused for something of ours.
+func isRefusal(err error) bool {
+	var l *LoginError
+	return errors.As(err, &l) && l.Class == 2
+}
+
+func dial(ctx context.Context, o *Options, portal string, target iscsi.Name, isid [6]byte, algorithms string) (*wire, chap.Algorithm, error) {
 	nc, err := o.Dial(ctx, "tcp", portal)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	// Closing is what ends a login that ctx has overtaken: nothing can reset it.
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	w := &wire{nc: nc, rd: pdu.NewReader(nc, loginDataMax, loginDataMax), par: defaultParams(), portal: portal, cmdSN: 1}
-	l := login{w: w, o: o, target: target, isid: isid, seen: map[string]bool{}}
+	l := login{w: w, o: o, target: target, isid: isid, algorithms: algorithms, seen: map[string]bool{}}
 	err = l.run()
 	if !stop() && ctx.Err() != nil {
 		err = fmt.Errorf("login: %w", ctx.Err())
 	}
 	if err != nil {
 		nc.Close()
-		return nil, err
+		return nil, l.algorithm, err
 	}
 	w.par.settle()
 	w.rd.MaxData = ourRecvMax
 	w.rd.HeaderDigest, w.rd.DataDigest = w.par.headerDigest, w.par.dataDigest
 	w.rd.Grow(receiveBuffer)
-	return w, nil
+	return w, l.algorithm, nil
 }
 
 // login is one login phase.
@@ -101,7 +117,9 @@ type login struct {
 	text      int
 	seen      map[string]bool // keys of the target
 	tsih      uint16
-	first     bool // response has been seen
+
+	algorithms string         // CHAP_A that is offered
+	algorithm  chap.Algorithm // that the target chose
 }
 
 func (l *login) run() error {
@@ -176,14 +194,15 @@ func (l *login) security() error {
 // secret (RFC 7143 section 12.1.3).
 func (l *login) chap() (done bool, err error) {
 	c := l.o.CHAP
-	got, _, err := l.exchange(stageSecurity, stageOperational, false, []pdu.Key{{Name: "CHAP_A", Value: "7,6,5"}})
+	got, _, err := l.exchange(stageSecurity, stageOperational, false, []pdu.Key{{Name: "CHAP_A", Value: l.algorithms}})
 	if err != nil {
 		return false, err
 	}
 	a, ok := chap.Choose(find(got, "CHAP_A"))
 	if !ok {
-		return false, fmt.Errorf("%w: the target chose CHAP_A=%.40q of 7,6,5", ErrAuth, find(got, "CHAP_A"))
+		return false, fmt.Errorf("%w: the target chose CHAP_A=%.40q of %s", ErrAuth, find(got, "CHAP_A"), l.algorithms)
 	}
+	l.algorithm = a
 	theirs, err := chap.ReadChallenge(a, find(got, "CHAP_I"), find(got, "CHAP_C"))
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ErrAuth, err)

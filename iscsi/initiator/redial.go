@@ -90,9 +90,11 @@ func (d *Disk) redial(a *attempt, old *session) {
 // replace tries until there is a session, until trying makes no sense, or until
 // ctx ends.
 func (d *Disk) replace(ctx context.Context, old *session, why error) (*session, error) {
-	if errors.Is(why, ErrIdentity) || errors.Is(why, ErrNoLUN) {
-		// It was told already; this request may find that it is back.
-		why = errors.New("the LUN was exchanged")
+	// A LUN that was taken away is not waited for: its target is well. One that
+	// isn't there after another loss may belong to a target that is starting.
+	gone := errors.Is(why, ErrNoLUN)
+	if errors.Is(why, ErrIdentity) {
+		why = errors.New("the LUN was exchanged") // told already; it may be back
 	}
 	pause := dialPauseMin
 	wait := min(old.wait, waitMax)
@@ -104,7 +106,7 @@ func (d *Disk) replace(ctx context.Context, old *session, why error) (*session, 
 		switch {
 		case err == nil:
 			return s, nil
-		case errors.Is(err, ErrIdentity), errors.Is(err, ErrAuth):
+		case errors.Is(err, ErrIdentity), errors.Is(err, ErrAuth), gone && errors.Is(err, ErrNoLUN):
 			return nil, err
 		case ctx.Err() != nil:
 			return nil, closedOr(d.ended(err), ErrLost)

@@ -42,19 +42,22 @@ func (d *Disk) run(c *command, change bool) (int, error) {
 		if change && r.lost != nil && !samePort(r.lost, s) {
 			return 0, fmt.Errorf("%w: %w", ErrUncertain, r.lost.lost())
 		}
+		epoch := d.epoch.Load()
 		n, err := s.do(c)
-		if err == nil && s.doubts.Load() == s.cleared.Load() {
-			return n, nil
-		}
 		if s.doubts.Load() != s.cleared.Load() {
-			if e := d.verify(s); e != nil {
-				if !errors.Is(e, errSession) {
-					return 0, e
-				}
-				err = e // what it did before it ended is not trusted either
-			} else if err == nil {
-				return n, nil
+			e := d.verify(s)
+			if e != nil && !errors.Is(e, errSession) {
+				return 0, e
 			}
+			if e != nil {
+				err = e // what it did before it ended is not trusted either
+			}
+		}
+		if err == nil {
+			if change {
+				d.stable.wrote(epoch)
+			}
+			return n, nil
 		}
 		if err := r.again(d.life, &d.o, s, err); err != nil {
 			return 0, err

@@ -162,7 +162,7 @@ func (s *session) response(h *pdu.Header) error {
 // the answers that come after it.
 func (s *session) attention(b []byte) {
 	e, ok := parseSense(b)
-	if ok && e.identityMoved() {
+	if ok && (e.identityMoved() || e.code() == codeNoUnit) {
 		s.doubts.Add(1)
 	}
 	if ok && (e.Deferred || e.Key == UnitAttention && e.ASC == codeReset>>8 && e.code() != codeNexusLoss) {
