@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/open"
@@ -19,6 +20,12 @@ type ViewOptions struct {
 	// Dir is where the overlay keeps what is written to the view; "" is the
 	// system's directory for temporary files.
 	Dir string
+	// Files are for a process that opens none itself: an empty file for each
+	// source, in the place of those in Dir. View.Close closes them; after an
+	// error they are the caller's to close.
+	Files []*os.File
+	// ReadOnly makes no overlay; View.Devices is empty.
+	ReadOnly bool
 	// Limit bounds what is written to each device of the view, in bytes; 0 is
 	// no bound. Beyond it writes fail with lun.ErrNoSpace.
 	Limit int64
@@ -36,7 +43,8 @@ type Recovered struct {
 
 // View is a recovered image of one or several devices.
 type View struct {
-	// Devices are writable, one per source and in the sources' order.
+	// Devices are writable, one per source and in the sources' order; none
+	// with ViewOptions.ReadOnly.
 	Devices []lun.Device
 	// Clean are the same without the overlay: read-only.
 	Clean []lun.Device
@@ -99,9 +107,15 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 			disks[p.PV].patch(p.Off, p.Data)
 		}
 	}
-	for _, m := range bases {
+	if len(o.Files) > 0 && len(o.Files) != len(bases) {
+		return nil, fmt.Errorf("%d files for the overlays of %d devices", len(o.Files), len(bases))
+	}
+	for i, m := range bases {
 		m.seal()
-		layer, err := overlay.Temp(m, o.Dir, overlay.Options{Limit: o.Limit})
+		if o.ReadOnly {
+			continue
+		}
+		layer, err := o.overlay(i, m)
 		if err != nil {
 			return nil, errors.Join(err, v.Close())
 		}
@@ -109,6 +123,14 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 		v.Devices = append(v.Devices, layer)
 	}
 	return v, nil
+}
+
+// overlay makes the layer over device i.
+func (o *ViewOptions) overlay(i int, base lun.Device) (*overlay.Overlay, error) {
+	if len(o.Files) > 0 {
+		return overlay.New(base, o.Files[i], overlay.Options{Limit: o.Limit})
+	}
+	return overlay.Temp(base, o.Dir, overlay.Options{Limit: o.Limit})
 }
 
 // redirect makes the origin's areas read the snapshot. A thin one needs no

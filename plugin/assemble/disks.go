@@ -72,3 +72,8 @@ func openDisks(ctx context.Context, from cli.LUNSources, volumes ...string) (cli
 	}
 	return d, nil
 }
+
+func confinement(ctx context.Context) (cli.Confinement, error) {
+	c, err := worker.Confined(ctx)
+	return cli.Confinement{Means: c.String(), Missing: c.Missing, Allowed: c.Allowed}, err
+}

@@ -29,6 +29,7 @@ func Parts(release string, getenv func(string) string) cli.Parts {
 		},
 		Rescan:       func(ctx context.Context, o cli.RescanOptions) (cli.Rescan, error) { return rescan(ctx, o, getenv) },
 		InspectDisks: inspectDisks,
+		Confinement:  confinement,
 		OpenDisks:    openDisks,
 		ServeLUNs:    serveLUNs,
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -24,7 +25,8 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check that everything is reachable, permitted and synchronised",
 		Long: `Check that both planes answer, that hosts and guests do, that every VM can be
-backed up, and that mirrors are in sync and pools have room. Nothing is changed.
+backed up, that mirrors are in sync and pools have room, and that this host's kernel
+confines the processes that open guests' disks. Nothing is changed.
 
 A warning leaves the exit status 0; a failure sets it by its kind.`,
 		Example: `  cleave doctor
@@ -47,6 +49,9 @@ A warning leaves the exit status 0; a failure sets it by its kind.`,
 			a.examineControl(c.Context(), add, warn)
 			if a.parts.Storage != nil {
 				a.examineStorage(c.Context(), add, warn)
+			}
+			if a.parts.Confinement != nil {
+				a.examineConfinement(c.Context(), add, warn)
 			}
 			if err := a.print(findings(found)); err != nil {
 				return err
@@ -121,6 +126,22 @@ func (a *app) examineStorage(ctx context.Context, add func(string, string, error
 		case p.Free < p.Size/20:
 			warn("pool "+p.Name, size(p.Free)+" free of "+size(p.Size), "free space in "+p.Dir)
 		}
+	}
+}
+
+func (a *app) examineConfinement(ctx context.Context, add func(string, string, error) bool, warn func(string, string, string)) {
+	const check = "recovery worker"
+	c, err := a.parts.Confinement(ctx)
+	switch {
+	case err != nil:
+		add(check, "", err)
+	case len(c.Allowed) > 0:
+		warn(check, "confined by "+c.Means+" alone, it could "+strings.Join(c.Allowed, ", ")+": "+strings.Join(c.Missing, "; "),
+			"boot a kernel with seccomp and Landlock (lsm=landlock,…)")
+	case len(c.Missing) > 0:
+		warn(check, "confined by "+c.Means+": "+strings.Join(c.Missing, "; "), "boot a kernel with both seccomp and Landlock (lsm=landlock,…)")
+	default:
+		add(check, "confined by "+c.Means, nil)
 	}
 }
 

@@ -39,6 +39,8 @@ type Parts struct {
 	// what is on a guest's disk is data from a stranger.
 	InspectDisks func(ctx context.Context, s LUNSources) (*recovery.Report, Disks, error)
 	OpenDisks    func(ctx context.Context, s LUNSources, volumes ...string) (Disks, error)
+	// Confinement tries out what keeps such a process from everything else.
+	Confinement func(ctx context.Context) (Confinement, error)
 	// ServeLUNs serves devices of this host by iSCSI until ctx ends, and calls
 	// ready once initiators can log in. When it returns nobody is served any
 	// more, and what was made for it is gone.
@@ -76,6 +78,14 @@ type ServeOptions struct {
 	Config    string
 	Socket    string
 	WithArray bool
+}
+
+// Confinement is what keeps a process that opens a guest's disk from the rest of
+// the host.
+type Confinement struct {
+	Means   string   // what holds, in a few words
+	Missing []string // what this kernel lacks
+	Allowed []string // what the process could do all the same
 }
 
 // LUNSources are devices that belong together.

@@ -5,16 +5,16 @@
 // runs them: they run in a worker, which is this same program started again
 // with the hidden argument "worker". A worker has
 //
-//   - no more than the descriptors it was given: the disks read-only, a
-//     directory for the overlay, a listening socket; and, read-only, those of
-//     the further files of a container, which Source.Files decides on;
+//   - no more than the descriptors it was given: the disks read-only, empty
+//     files for the overlay, a listening socket; and, read-only, those of the
+//     further files of a container, which Source.Files decides on;
 //   - a user of its own and a network without interfaces, where the launcher
 //     is root; the launcher's user otherwise;
 //   - limits on memory, files, threads and, where it only looks, processor time;
-//   - no way to new privileges, and no core dump.
-//
-// It still sees the host's file system, as any unprivileged user does: what
-// others may read, a worker that was taken over may read.
+//   - no way to new privileges, and no core dump;
+//   - no file by its name, by Landlock, and no system call but those for what
+//     it has open, by seccomp (package sandbox). A kernel that lacks one of
+//     them is made do with; Confined says what holds.
 //
 // The launching side is Start (a recovered view, served as NBD on a unix
 // socket), Open (volumes to be read from here), Inspect and Check

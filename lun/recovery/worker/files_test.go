@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cleave-san/cleave/lun"
@@ -70,18 +71,18 @@ func TestFurtherFiles(t *testing.T) {
 	}
 	want := strings.Repeat("a", 512) + strings.Repeat("b", 512)
 	folder := vdisk.Folder(dir)
-	closed := 0
+	var closed atomic.Int32
 	served := vdisk.ResolverFunc(func(name string, readOnly bool) (lun.Device, error) {
 		d, err := folder.Resolve(name, readOnly)
-		return &closing{d, &closed}, err
+		return &counted{d, &closed}, err
 	})
 	for name, r := range map[string]vdisk.Resolver{"by descriptor": folder, "over NBD": served} {
 		if got, err := try(r, "a", "b"); err != nil || got != want {
 			t.Errorf("%s: %.20q…, %v", name, got, err)
 		}
 	}
-	if closed != 2 {
-		t.Errorf("%d devices were closed, want 2", closed)
+	if closed.Load() != 2 {
+		t.Errorf("%d devices were closed, want 2", closed.Load())
 	}
 	for _, name := range []string{"../secret", filepath.Join(top, "secret"), "/etc/passwd", "link", "none", ".", strings.Repeat("x", 64<<10)} {
 		if _, err := try(folder, "a", name); !errors.Is(err, vdisk.ErrOtherFile) {
@@ -103,13 +104,13 @@ func TestFurtherFiles(t *testing.T) {
 	}
 }
 
-// closing hides that a device is a file, and counts that it is closed.
-type closing struct {
+// counted hides that a device is a file, and counts that it is closed.
+type counted struct {
 	lun.Device
-	closed *int
+	closed *atomic.Int32
 }
 
-func (c *closing) Close() error {
-	*c.closed++
+func (c *counted) Close() error {
+	c.closed.Add(1)
 	return vdisk.Close(c.Device)
 }

@@ -196,7 +196,7 @@ func (p *process) hand(ctx context.Context, src Source, cs *configSource, done f
 
 func arguments(m mode, s *Spec) []string {
 	cpu := int64(0)
-	if m == modeInspect || m == modeCheck {
+	if m == modeInspect || m == modeCheck || m == modeConfined {
 		cpu = max(1, int64(s.Limits.CPU/time.Second))
 	}
 	args := append([]string{}, s.Args...)

@@ -9,14 +9,10 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/nbd"
@@ -35,8 +31,8 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
 		m := mode(args[0])
 		if len(args) > 1 && args[1] == "confine" {
-			err = confine(m, args[2:])
-		} else if m == modeView || m == modeInspect || m == modeCheck || m == modeVolumes {
+			err = confine(args[2:])
+		} else if m == modeView || m == modeInspect || m == modeCheck || m == modeVolumes || m == modeConfined {
 			err = serve(m, stdin, stdout)
 		}
 	}
@@ -47,48 +43,10 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// confine gives up what a worker must not have, and then becomes a new image
-// of the program: no_new_privs holds for a thread, and only what comes out of
-// an exec on that thread has it everywhere.
-func confine(m mode, args []string) error {
-	if len(args) != 4 {
-		return errors.New("want four limits")
-	}
-	var limit [4]uint64
-	for i, a := range args {
-		var err error
-		if limit[i], err = strconv.ParseUint(a, 10, 63); err != nil {
-			return err
-		}
-	}
-	runtime.LockOSThread()
-	set := map[int]uint64{unix.RLIMIT_DATA: limit[0], unix.RLIMIT_NOFILE: limit[1], unix.RLIMIT_CORE: 0}
-	// Threads are counted by user: ours may have many of other programs.
-	if uid := os.Getuid(); uid >= firstID && uid <= lastID {
-		set[unix.RLIMIT_NPROC] = limit[2]
-	}
-	if limit[3] > 0 {
-		set[unix.RLIMIT_CPU] = limit[3]
-	}
-	for what, n := range set {
-		// As syscall, not unix: it also stops Go from putting the limit on
-		// files back at the exec.
-		if err := syscall.Setrlimit(what, &syscall.Rlimit{Cur: n, Max: n}); err != nil {
-			return fmt.Errorf("setting limit %d to %d: %w", what, n, err)
-		}
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("giving up new privileges: %w", err)
-	}
-	// Our own arguments again, without what confine was told.
-	argv := append([]string{}, os.Args[:len(os.Args)-len(args)-1]...)
-	return fmt.Errorf("starting again: %w", syscall.Exec("/proc/self/exe", argv, os.Environ()))
-}
-
 // serve does the work of a confined worker.
 func serve(m mode, stdin io.Reader, stdout io.Writer) error {
-	// No other process of this user may look into or take over this one.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+	confined, err := filter()
+	if err != nil {
 		return err
 	}
 	in := bufio.NewReader(stdin)
@@ -106,6 +64,10 @@ func serve(m mode, stdin io.Reader, stdout io.Writer) error {
 	defer cancel()
 	go lifeline(in, c.Detachable, cancel)
 
+	if m == modeConfined {
+		confined.try()
+		return say(stdout, reply{Confinement: &confined})
+	}
 	err = work(ctx, m, c, stdout)
 	if err != nil && ctx.Err() == nil {
 		return say(stdout, reply{Error: newError(err)})
@@ -186,19 +148,15 @@ func work(ctx context.Context, m mode, c config, stdout io.Writer) error {
 
 // view serves a recovered view until ctx ends.
 func (c *config) view(ctx context.Context, contents *open.Contents, stdout io.Writer) error {
-	o := recovery.ViewOptions{Snapshots: c.Snapshots, Limit: c.Limit}
-	if c.OverlayFD != 0 {
-		// By descriptor: this user need not be able to reach the place.
-		o.Dir = fmt.Sprintf("/proc/self/fd/%d", c.OverlayFD)
+	o := recovery.ViewOptions{Snapshots: c.Snapshots, Limit: c.Limit, ReadOnly: c.ReadOnly}
+	for _, fd := range c.OverlayFDs {
+		o.Files = append(o.Files, os.NewFile(uintptr(fd), "overlay"))
 	}
 	v, err := recovery.OpenView(ctx, contents, o)
 	if err != nil {
 		return err
 	}
 	defer v.Close()
-	if c.OverlayFD != 0 {
-		unix.Close(c.OverlayFD)
-	}
 	devices := v.Devices
 	if c.ReadOnly {
 		devices = v.Clean

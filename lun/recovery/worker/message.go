@@ -32,6 +32,8 @@ const (
 	modeInspect mode = "inspect"
 	modeCheck   mode = "check"
 	modeVolumes mode = "volumes"
+	// modeConfined looks at nothing: it tries what no worker may do.
+	modeConfined mode = "confined"
 )
 
 // config is the line that the launcher writes to the worker's standard input.
@@ -42,8 +44,8 @@ type config struct {
 	Snapshots  []string            `json:"snapshots,omitempty"`
 	Volumes    []string            `json:"volumes,omitempty"`
 	ListenFD   int                 `json:"listenFd,omitempty"`
-	OverlayFD  int                 `json:"overlayFd,omitempty"` // a directory
-	FilesFD    int                 `json:"filesFd,omitempty"`   // see question
+	OverlayFDs []int               `json:"overlayFds,omitempty"` // an empty file for each source
+	FilesFD    int                 `json:"filesFd,omitempty"`    // see question
 	Limit      int64               `json:"limit,omitempty"`
 	ReadOnly   bool                `json:"readOnly,omitempty"`
 	Detachable bool                `json:"detachable,omitempty"`
@@ -67,6 +69,8 @@ type reply struct {
 	Report   json.RawMessage    `json:"report,omitempty"`
 	Verdicts []recovery.Verdict `json:"verdicts,omitempty"`
 	Contents *found             `json:"contents,omitempty"`
+
+	Confinement *Confinement `json:"confinement,omitempty"`
 }
 
 // found is what modeVolumes answers: all that is there, and the volumes that it

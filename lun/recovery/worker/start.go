@@ -41,24 +41,25 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 			os.Remove(s.Socket)
 		}
 	}()
-	id := ownID()
 	extra := []*os.File{lf}
 	c := config{
 		Snapshots: s.Snapshots, ListenFD: 3, Limit: s.OverlayLimit,
 		ReadOnly: s.ReadOnly, Detachable: s.Detachable,
 	}
 	if !s.ReadOnly {
-		dir, f, err := overlayDir(s.OverlayDir, id)
-		if err != nil {
-			lf.Close()
-			return nil, fmt.Errorf("overlay of the recovery worker: %w", err)
+		for range s.Sources {
+			f, err := overlayFile(s.OverlayDir)
+			if err != nil {
+				for _, f := range extra {
+					f.Close()
+				}
+				return nil, fmt.Errorf("overlay of the recovery worker: %w", err)
+			}
+			c.OverlayFDs = append(c.OverlayFDs, 3+len(extra))
+			extra = append(extra, f)
 		}
-		// By the time the worker answers, its files are unlinked.
-		defer os.Remove(dir)
-		c.OverlayFD = 4
-		extra = append(extra, f)
 	}
-	p, err := launch(modeView, &s, c, id, extra)
+	p, err := launch(modeView, &s, c, ownID(), extra)
 	if err != nil {
 		return nil, err
 	}
@@ -117,21 +118,16 @@ func newSocket(path string) (_ *os.File, err error) {
 	return f, nil
 }
 
-// overlayDir makes a directory that only the worker's user can use.
-func overlayDir(parent string, id uint32) (string, *os.File, error) {
-	dir, err := os.MkdirTemp(parent, ".cleave-view-")
+// overlayFile makes a file without a name.
+func overlayFile(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, ".cleave-view-*")
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	f, err := os.Open(dir)
-	if err == nil && id != 0 {
-		err = f.Chown(int(id), int(id))
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
-	if err != nil {
-		os.Remove(dir)
-		return "", nil, err
-	}
-	return dir, f, nil
+	return f, nil
 }
 
 // Address is where the exports are: a unix socket.
@@ -214,6 +210,10 @@ func once(ctx context.Context, m mode, s Spec, c config) (*reply, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
+	return launchOnce(ctx, m, s, c)
+}
+
+func launchOnce(ctx context.Context, m mode, s Spec, c config) (*reply, error) {
 	p, err := launch(m, &s, c, ownID(), nil)
 	if err != nil {
 		return nil, err
@@ -223,4 +223,19 @@ func once(ctx context.Context, m mode, s Spec, c config) (*reply, error) {
 		p.end()
 	}
 	return rep, err
+}
+
+// Confined starts a worker that tries what none may do, and returns what came
+// of it.
+func Confined(ctx context.Context) (Confinement, error) {
+	s := Spec{}
+	s.defaults()
+	rep, err := launchOnce(ctx, modeConfined, s, config{})
+	if err != nil {
+		return Confinement{}, err
+	}
+	if rep.Confinement == nil {
+		return Confinement{}, errors.New("recovery worker's answer makes no sense: it says nothing of its confinement")
+	}
+	return *rep.Confinement, nil
 }

@@ -52,6 +52,11 @@ func TestMain(m *testing.M) {
 		case "lies":
 			fmt.Println(`{"view":{"exports":[{"name":"0","size":1}]}}`)
 			time.Sleep(time.Hour)
+		case "unconfined":
+			unconfined()
+			os.Exit(0)
+		case "landlocked":
+			os.Exit(landlockedMain())
 		case "launcher":
 			launcher(os.Args[2:])
 		}

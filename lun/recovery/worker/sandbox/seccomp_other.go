@@ -1,0 +1,7 @@
+//go:build !amd64 && !arm64
+
+package sandbox
+
+const arch = 0
+
+var more []rule
