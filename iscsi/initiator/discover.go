@@ -158,7 +158,7 @@ func parseTargets(text []byte, portal string) ([]Record, error) {
 			out = append(out, Record{Target: n})
 		case name == "TargetAddress" && len(out) > 0:
 			address, _, _ := strings.Cut(value, ",")
-			p, err := hostPort(address)
+			p, err := iscsi.HostPort(address)
 			if err != nil {
 				return nil, fmt.Errorf("%w: discovery: %w", ErrProtocol, err)
 			}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+
+	"github.com/cleave-san/cleave/iscsi"
 )
 
 // LUNs lists the LUN numbers that a target shows to o.Initiator (REPORT LUNS,
@@ -38,7 +40,7 @@ func reportLUNs(ctx context.Context, w *wire, o *Options) ([]int, error) {
 	defer s.close()
 	defer context.AfterFunc(ctx, func() { s.fail(ctx.Err()) })()
 	d := Disk{o: *o}
-	const most = 8 + 8*(maxLUN+1)
+	const most = 8 + 8*(iscsi.MaxLUN+1)
 	b, err := d.on(ctx, s).ask([16]byte{opReportLUNs, 6: byte(most >> 24), 7: byte(most >> 16), 8: byte(most >> 8 & 0xff), 9: byte(most & 0xff)}, most)
 	if err != nil {
 		return nil, fmt.Errorf("REPORT LUNS: %w", err)
@@ -54,7 +56,7 @@ func reportLUNs(ctx context.Context, w *wire, o *Options) ([]int, error) {
 		case 0:
 			number &= 0xff
 		case 1:
-			number &= maxLUN
+			number &= iscsi.MaxLUN
 		default:
 			continue
 		}

@@ -338,7 +338,7 @@ func refused(class, detail uint8, text []byte) error {
 		return fmt.Errorf("%w: login: %w", ErrProtocol, err)
 	}
 	address, _, _ := strings.Cut(find(keys, "TargetAddress"), ",")
-	to, err := hostPort(address)
+	to, err := iscsi.HostPort(address)
 	if err != nil {
 		return fmt.Errorf("%w: login: redirected: %w", ErrProtocol, err)
 	}

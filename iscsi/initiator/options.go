@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/cleave-san/cleave/iscsi"
@@ -86,7 +85,6 @@ func (d Digest) offer() string {
 
 // Limits of what may be asked.
 const (
-	maxLUN      = mask.MaxLUN
 	maxDepth    = 1024
 	maxTransfer = 16 << 20
 )
@@ -98,7 +96,7 @@ func (o Options) withDefaults() (Options, error) {
 	portals := make([]string, len(o.Portals))
 	for i, p := range o.Portals {
 		var err error
-		if portals[i], err = hostPort(p); err != nil {
+		if portals[i], err = iscsi.HostPort(p); err != nil {
 			return o, err
 		}
 	}
@@ -106,8 +104,8 @@ func (o Options) withDefaults() (Options, error) {
 	if _, err := iscsi.ParseName(string(o.Initiator)); err != nil {
 		return o, fmt.Errorf("name to log in under: %w", err)
 	}
-	if o.LUN < 0 || o.LUN > maxLUN {
-		return o, fmt.Errorf("LUN %d: must be 0 to %d", o.LUN, maxLUN)
+	if o.LUN < 0 || o.LUN > iscsi.MaxLUN {
+		return o, fmt.Errorf("LUN %d: must be 0 to %d", o.LUN, iscsi.MaxLUN)
 	}
 	if o.CHAP != nil {
 		if err := o.CHAP.Check(); err != nil {
@@ -138,17 +136,6 @@ func (o Options) withDefaults() (Options, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o, nil
-}
-
-// hostPort adds the default port where there is none.
-func hostPort(s string) (string, error) {
-	if h, p, err := net.SplitHostPort(s); err == nil && h != "" && p != "" {
-		return s, nil
-	}
-	if h := strings.Trim(s, "[]"); h != "" && (!strings.Contains(h, ":") || net.ParseIP(h) != nil) {
-		return net.JoinHostPort(h, fmt.Sprint(iscsi.DefaultPort)), nil
-	}
-	return "", fmt.Errorf("portal %.80q: want HOST or HOST:PORT", s)
 }
 
 // lunField is a LUN number in eight bytes: peripheral device addressing up to

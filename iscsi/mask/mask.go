@@ -26,7 +26,7 @@ const Anyone iscsi.Name = "*"
 
 // MaxLUN is the highest number that a Grant may name: the peripheral and flat
 // space addressing methods of SAM-5 section 4.7.7 hold 14 bits.
-const MaxLUN = 0x3fff
+const MaxLUN = iscsi.MaxLUN
 
 // Grant lets an initiator see one LUN of a target.
 type Grant struct {

@@ -141,9 +141,8 @@ func full(err error) error {
 	return err
 }
 
-// lastingIdentity is the same for the same file, target and host, so that an
-// initiator finds its disk again after a restart.
-func lastingIdentity(path string, target iscsi.Name) (lun.Identity, error) {
+// pathIdentity is the lastingIdentity of a file or device.
+func pathIdentity(path string, target iscsi.Name) (lun.Identity, error) {
 	path, err := filepath.Abs(path)
 	if err == nil {
 		path, err = filepath.EvalSymlinks(path)
@@ -151,11 +150,17 @@ func lastingIdentity(path string, target iscsi.Name) (lun.Identity, error) {
 	if err != nil {
 		return lun.Identity{}, fmt.Errorf("%s: %w", path, err)
 	}
+	return lastingIdentity(path, target)
+}
+
+// lastingIdentity is the same for the same source, target and host, so that an
+// initiator finds its disk again after a restart.
+func lastingIdentity(source string, target iscsi.Name) (lun.Identity, error) {
 	host, err := machineID()
 	if err != nil {
 		return lun.Identity{}, err
 	}
-	h := sha256.Sum256([]byte(strings.Join([]string{"cleave lun serve", host, string(target), path}, "\x00")))
+	h := sha256.Sum256([]byte(strings.Join([]string{"cleave lun serve", host, string(target), source}, "\x00")))
 	id := lun.Identity(h[:16])
 	id[6], id[8] = id[6]&0x0f|0x80, id[8]&0x3f|0x80 // version 8, RFC 9562 section 5.8
 	return id, nil

@@ -3,6 +3,7 @@ package assemble
 import (
 	"context"
 	"errors"
+	"io"
 	"path/filepath"
 
 	"github.com/cleave-san/cleave/lun/open"
@@ -12,17 +13,26 @@ import (
 	"github.com/cleave-san/cleave/plugin/cli"
 )
 
-// sources opens files and devices of this host for a worker to look into.
-func sources(from cli.LUNSources) (s worker.Spec, closeAll func() error, err error) {
+// sources opens files, devices and LUNs for a worker to look into. What comes from
+// a target is parsed here; the worker gets its blocks.
+func sources(ctx context.Context, from cli.LUNSources) (s worker.Spec, closeAll func() error, err error) {
 	closeAll = func() error {
 		var errs []error
 		for _, src := range s.Sources {
-			errs = append(errs, src.Device.(*open.FileDevice).Close())
+			errs = append(errs, src.Device.(io.Closer).Close())
 		}
 		return errors.Join(errs...)
 	}
 	s.Containers, s.ContainerSnapshot = !from.Raw, from.Snapshot
 	for _, path := range from.Paths {
+		if isLUN(path) {
+			d, err := openLUN(ctx, path, from.Login, false)
+			if err != nil {
+				return s, nil, errors.Join(err, closeAll())
+			}
+			s.Sources = append(s.Sources, worker.Source{Name: path, Device: d})
+			continue
+		}
 		f, err := open.File(path)
 		if err != nil {
 			return s, nil, errors.Join(err, closeAll())
@@ -37,7 +47,7 @@ func sources(from cli.LUNSources) (s worker.Spec, closeAll func() error, err err
 }
 
 func inspectDisks(ctx context.Context, from cli.LUNSources) (*recovery.Report, cli.Disks, error) {
-	spec, closeFiles, err := sources(from)
+	spec, closeFiles, err := sources(ctx, from)
 	if err != nil {
 		return nil, cli.Disks{}, err
 	}
@@ -52,15 +62,15 @@ func openDisks(ctx context.Context, from cli.LUNSources, volumes ...string) (cli
 	if len(volumes) == 0 {
 		volumes = []string{worker.AllVolumes}
 	}
-	spec, closeFiles, err := sources(from)
+	spec, closeFiles, err := sources(ctx, from)
 	if err != nil {
 		return cli.Disks{}, err
 	}
 	c, err := worker.Open(ctx, spec, volumes...)
-	if err = errors.Join(err, closeFiles()); err != nil { // the worker has descriptors of its own
-		return cli.Disks{}, err
+	if err != nil {
+		return cli.Disks{}, errors.Join(err, closeFiles())
 	}
-	d := cli.Disks{Closer: c, Names: c.Names, Damage: c.Damage, Warnings: c.Warnings}
+	d := cli.Disks{Closer: after{c, closeFiles}, Names: c.Names, Damage: c.Damage, Warnings: c.Warnings}
 	for _, v := range c.Volumes {
 		d.Volumes = append(d.Volumes, cli.Disk{Name: v.Name, Open: func(ctx context.Context) (cli.Content, error) {
 			dev, err := v.Open(ctx)
@@ -77,3 +87,11 @@ func confinement(ctx context.Context) (cli.Confinement, error) {
 	c, err := worker.Confined(ctx)
 	return cli.Confinement{Means: c.String(), Missing: c.Missing, Allowed: c.Allowed}, err
 }
+
+// after closes what a worker reads once it has ended.
+type after struct {
+	io.Closer
+	then func() error
+}
+
+func (a after) Close() error { return errors.Join(a.Closer.Close(), a.then()) }

@@ -40,14 +40,14 @@ func (d *disks) close() error {
 	return errors.Join(errs...)
 }
 
-// serveLUNs serves devices of this host by a target of its own until ctx ends.
+// serveLUNs serves devices by a target of its own until ctx ends.
 func serveLUNs(ctx context.Context, o cli.LUNOptions, ready func([]cli.ServedLUN) error, log *slog.Logger) (err error) {
 	var d disks
 	defer func() { err = errors.Join(err, d.close()) }()
 	if o.Recover {
 		err = d.recover(ctx, o, log)
 	} else {
-		err = d.open(o)
+		err = d.open(ctx, o)
 	}
 	if err != nil {
 		return err
@@ -116,14 +116,27 @@ func expose(s *target.Server, o cli.LUNOptions, d *disks) ([]cli.ServedLUN, erro
 }
 
 // open opens the sources themselves.
-func (d *disks) open(o cli.LUNOptions) error {
+func (d *disks) open(ctx context.Context, o cli.LUNOptions) error {
 	for _, path := range o.Sources.Paths {
+		if isLUN(path) {
+			r, err := openLUN(ctx, path, o.Sources.Login, !o.ReadOnly)
+			if err != nil {
+				return err
+			}
+			d.closers = append(d.closers, synced{r}.Close)
+			id, err := lastingIdentity(r.ID(), o.IQN)
+			if err != nil {
+				return err
+			}
+			d.devices, d.identities = append(d.devices, r), append(d.identities, id)
+			continue
+		}
 		f, err := openDisk(path, !o.ReadOnly)
 		if err != nil {
 			return err
 		}
 		d.closers = append(d.closers, f.Close)
-		id, err := lastingIdentity(path, o.IQN)
+		id, err := pathIdentity(path, o.IQN)
 		if err != nil {
 			return err
 		}
@@ -134,7 +147,7 @@ func (d *disks) open(o cli.LUNOptions) error {
 
 // recover has a worker serve views of the sources, and connects to them.
 func (d *disks) recover(ctx context.Context, o cli.LUNOptions, log *slog.Logger) error {
-	spec, closeFiles, err := sources(o.Sources)
+	spec, closeFiles, err := sources(ctx, o.Sources)
 	if err != nil {
 		return err
 	}

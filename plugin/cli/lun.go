@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"strings"
 
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
@@ -21,8 +20,9 @@ func (a *app) lunCommand() *cobra.Command {
 		Short: "Look into a LUN and bring back the snapshots inside it",
 		Long: `Look into a LUN: partitions, LVM volume groups, and the snapshots that a guest made inside its own disk.
 
-SRC is a file or a block device, opened for reading only (but for lun serve); nothing is mounted or activated. Give it several times where a
-volume group spans several disks. The content of a virtual disk (qcow2, VHDX, VMDK, VHD) is meant, not the file's own bytes: those are
+SRC is a file, a block device, or a LUN of any iSCSI target as iscsi://[USER@]HOST[:PORT]/IQN/LUN, which needs no help of the kernel.
+It is opened for reading only (but for lun serve); nothing is mounted or activated. Give it several times where a volume group spans
+several disks. The content of a virtual disk (qcow2, VHDX, VMDK, VHD) is meant, not the file's own bytes: those are
 with --raw. Further files that a virtual disk names, such as its backing file, are opened where they are regular files in SRC's folder.
 
 Volumes have names: "disk" is the whole content, "p1" the first partition, "vg/lv" a logical volume or a snapshot, "snapshot:NAME" the
@@ -42,18 +42,21 @@ disk as its container keeps it in a snapshot of that name (qcow2). Among several
 type sourceFlags struct {
 	raw      bool
 	snapshot string
+	loginFlags
 }
 
 func (s *sourceFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&s.raw, "raw", false, "take SRC's own bytes for the disk, even where they look like a virtual disk's")
 	f.StringVar(&s.snapshot, "container-snapshot", "", "look at the virtual disk as it was at its container's snapshot of that name or ID (qcow2)")
+	s.loginFlags.add(f)
 }
 
 func (s *sourceFlags) sources(paths []string) (LUNSources, error) {
 	if s.raw && s.snapshot != "" {
 		return LUNSources{}, usagef("--raw and --container-snapshot exclude each other: only a virtual disk's container has snapshots")
 	}
-	return LUNSources{Paths: paths, Raw: s.raw, Snapshot: s.snapshot}, fromHost(paths)
+	login, err := s.login(paths)
+	return LUNSources{Paths: paths, Raw: s.raw, Snapshot: s.snapshot, Login: login}, err
 }
 
 // withDisks opens volumes on the sources (none named: all), and closes them
@@ -68,16 +71,6 @@ func (a *app) withDisks(ctx context.Context, s LUNSources, fn func(Disks) error,
 		say(a.Err, "warning", w.Error())
 	}
 	return lunError(fn(d))
-}
-
-// fromHost refuses sources that are not of this host.
-func fromHost(paths []string) error {
-	for _, p := range paths {
-		if strings.Contains(p, "://") {
-			return usagef("%s: SRC must be a file or a block device of this host", p)
-		}
-	}
-	return nil
 }
 
 // lunError gives errors of the recovery packages their place in the table of
@@ -102,7 +95,7 @@ func lunError(err error) error {
 
 func lunSource(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return usagef("%s needs a SRC: a file or a block device", c.CommandPath())
+		return usagef("%s needs a SRC: a file, a block device or an iscsi:// URL", c.CommandPath())
 	}
 	return nil
 }

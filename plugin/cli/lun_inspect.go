@@ -18,6 +18,7 @@ with their UUIDs, whether they are valid, and how much they preserve.
 
 What is damaged is listed under findings. If damage hides a part of SRC, the exit status is 1.`,
 		Example: `  cleave lun inspect /dev/sdc
+  cleave lun inspect iscsi://backup@192.0.2.20/iqn.2026-01.org.example:disk/1 --src-chap-secret-file backup.secret
   cleave lun inspect a.img b.img -o json | jq '.volumeGroups[].volumes[].snapshots'`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -14,30 +14,34 @@ import (
 
 func (a *app) lunServeCommand() *cobra.Command {
 	var target targetFlags
+	var from loginFlags
 	c := &cobra.Command{
-		Use:   "serve FILE --portal ADDRESS:PORT --iqn IQN",
-		Short: "Serve a file or a block device as a LUN by iSCSI",
-		Long: `Serve a file or a block device as LUN 0 of an iSCSI target, until SIGINT or SIGTERM. What initiators write goes to FILE
-itself, unless --read-only is given; a FILE that somebody else serves or has mounted is refused.
+		Use:   "serve SRC --portal ADDRESS:PORT --iqn IQN",
+		Short: "Serve a file, a block device or another target's LUN by iSCSI",
+		Long: `Serve a file, a block device or a LUN (iscsi://[USER@]HOST[:PORT]/IQN/LUN) as LUN 0 of an iSCSI target, until SIGINT or SIGTERM.
+What initiators write goes to SRC itself, unless --read-only is given; a file or a device that somebody else serves or has mounted is
+refused.
 
-It listens on the one portal and nowhere else. Started again with the same FILE and IQN, the LUN has the same identity.`,
+It listens on the one portal and nowhere else. Started again with the same SRC and IQN, the LUN has the same identity.`,
 		Example: `  cleave lun serve disk.img --portal 127.0.0.1:3260 --iqn iqn.2026-01.org.example:disk
   cleave lun serve /dev/vg/lv --portal 192.0.2.10:3260 --iqn iqn.2026-01.org.example:lv --initiator iqn.1993-08.org.debian:01:host1
   cleave lun serve disk.img --read-only --portal 192.0.2.10:3260 --iqn iqn.2026-01.org.example:disk --chap-user host1 --chap-secret-file host1.secret`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := fromHost(args); err != nil {
+			login, err := from.login(args)
+			if err != nil {
 				return err
 			}
 			o, err := target.options()
 			if err != nil {
 				return err
 			}
-			o.Sources = LUNSources{Paths: args, Raw: true}
+			o.Sources = LUNSources{Paths: args, Raw: true, Login: login}
 			return a.serveLUNs(c.Context(), o)
 		},
 	}
 	target.add(c.Flags())
+	from.add(c.Flags())
 	return c
 }
 

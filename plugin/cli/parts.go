@@ -41,7 +41,7 @@ type Parts struct {
 	OpenDisks    func(ctx context.Context, s LUNSources, volumes ...string) (Disks, error)
 	// Confinement tries out what keeps such a process from everything else.
 	Confinement func(ctx context.Context) (Confinement, error)
-	// ServeLUNs serves devices of this host by iSCSI until ctx ends, and calls
+	// ServeLUNs serves devices by iSCSI until ctx ends, and calls
 	// ready once initiators can log in. When it returns nobody is served any
 	// more, and what was made for it is gone.
 	ServeLUNs func(ctx context.Context, o LUNOptions, ready func([]ServedLUN) error, log *slog.Logger) error
@@ -90,13 +90,22 @@ type Confinement struct {
 
 // LUNSources are devices that belong together.
 type LUNSources struct {
-	Paths []string // files and block devices
+	Paths []string // files, block devices, and LUNs as iscsi:// URLs
+	Login LUNLogin // to those
 	// Raw takes their own bytes for the disks. Otherwise each may be a virtual
 	// disk, which may need files that are beside it.
 	Raw bool
 	// Snapshot has each virtual disk looked at as it was at that snapshot of
 	// its container, by name or ID.
 	Snapshot string
+}
+
+// LUNLogin is what a URL does not say about logging in to a target.
+type LUNLogin struct {
+	Initiator    iscsi.Name // "": this host's
+	Secret       []byte     // of the URL's user; in no message
+	MutualUser   string     // "": the target needn't prove itself
+	MutualSecret []byte     // in no message
 }
 
 // Disks is what is on devices that belong together.

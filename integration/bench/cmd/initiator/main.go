@@ -46,7 +46,7 @@ func main() {
 }
 
 func run(url, name, secretFile, profile string, digest bool, l load) (err error) {
-	u, err := initiator.ParseURL(url)
+	u, err := iscsi.ParseURL(url)
 	if err != nil {
 		return err
 	}

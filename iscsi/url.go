@@ -1,11 +1,10 @@
-package initiator
+package iscsi
 
 import (
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
-
-	"github.com/cleave-san/cleave/iscsi"
 )
 
 // URL is a static record in one line: iscsi://[user@]host[:port]/target/lun. It
@@ -13,9 +12,13 @@ import (
 type URL struct {
 	User   string // CHAP name; empty: none
 	Portal string // host:port
-	Target iscsi.Name
+	Target Name
 	LUN    int
 }
+
+// MaxLUN is the highest LUN number: the peripheral and flat space addressing
+// methods of SAM-5 section 4.7.7 hold 14 bits.
+const MaxLUN = 0x3fff
 
 // Scheme is how a URL begins.
 const Scheme = "iscsi://"
@@ -41,15 +44,15 @@ func ParseURL(s string) (URL, error) {
 		return URL{}, fmt.Errorf("iSCSI URL %.200q: want %s[user@]host[:port]/target/lun", redact(s), Scheme)
 	}
 	var err error
-	if u.Portal, err = hostPort(authority); err != nil {
+	if u.Portal, err = HostPort(authority); err != nil {
 		return URL{}, fmt.Errorf("iSCSI URL: %w", err)
 	}
-	if u.Target, err = iscsi.ParseName(target); err != nil {
+	if u.Target, err = ParseName(target); err != nil {
 		return URL{}, fmt.Errorf("iSCSI URL: %w", err)
 	}
 	n, err := strconv.ParseUint(number, 10, 16)
-	if err != nil || n > maxLUN {
-		return URL{}, fmt.Errorf("iSCSI URL: LUN %.20q: want a number from 0 to %d", number, maxLUN)
+	if err != nil || n > MaxLUN {
+		return URL{}, fmt.Errorf("iSCSI URL: LUN %.20q: want a number from 0 to %d", number, MaxLUN)
 	}
 	u.LUN = int(n)
 	return u, nil
@@ -70,4 +73,16 @@ func (u URL) String() string {
 		at = u.User + "@"
 	}
 	return fmt.Sprintf("%s%s%s/%s/%d", Scheme, at, u.Portal, u.Target, u.LUN)
+}
+
+// HostPort reads HOST, HOST:PORT or the like with an IPv6 address, and adds the
+// default port where there is none. Unlike ParsePortal it takes names.
+func HostPort(s string) (string, error) {
+	if h, p, err := net.SplitHostPort(s); err == nil && h != "" && p != "" {
+		return s, nil
+	}
+	if h := strings.Trim(s, "[]"); h != "" && (!strings.Contains(h, ":") || net.ParseIP(h) != nil) {
+		return net.JoinHostPort(h, strconv.Itoa(DefaultPort)), nil
+	}
+	return "", fmt.Errorf("portal %.80q: want HOST or HOST:PORT", s)
 }
