@@ -145,15 +145,15 @@ func killUnderLoad(t *testing.T, dir string, rounds int) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
 	for round := range rounds {
-		killWriter(t, dir, time.Duration(20+rng.IntN(300))*time.Millisecond)
+		killWriter(t, dir, func() bool { return true }, time.Duration(20+rng.IntN(300))*time.Millisecond)
 		if err := checkAfterCrash(t, dir, false); err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
 	}
 }
 
-// killWriter runs a writer and kills it after a while.
-func killWriter(t *testing.T, dir string, after time.Duration) {
+// killWriter runs a writer and kills it a while after it has begun.
+func killWriter(t *testing.T, dir string, begun func() bool, after time.Duration) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "CLEAVE_TEST_CRASH_WRITER="+dir)
 	var out strings.Builder
@@ -161,6 +161,7 @@ func killWriter(t *testing.T, dir string, after time.Duration) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the writer has begun", begun)
 	timer := time.AfterFunc(after, func() { cmd.Process.Kill() })
 	err := cmd.Wait()
 	timer.Stop()

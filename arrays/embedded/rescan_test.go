@@ -25,8 +25,16 @@ func TestRescanAfterKill(t *testing.T) {
 	t.Logf("seed %d", seed)
 	for round := range rounds {
 		dir := testDir(t)
-		killWriter(t, dir, time.Duration(100+rng.IntN(400))*time.Millisecond)
 		o := crashOptions(dir)
+		labelled := func() bool {
+			for _, pool := range o.Pools {
+				if _, err := os.Stat(filepath.Join(pool, poolFile)); err != nil {
+					return false
+				}
+			}
+			return true
+		}
+		killWriter(t, dir, labelled, time.Duration(rng.IntN(400))*time.Millisecond)
 		if err := os.RemoveAll(o.StateDir); err != nil {
 			t.Fatal(err)
 		}
