@@ -39,14 +39,17 @@ func (l load) run(ctx context.Context, tool string, s server) (requests, seconds
 	if err != nil {
 		return 0, 0, err
 	}
+	return l.completed(out)
+}
+
+// completed reads what a client says in the end.
+func (l load) completed(out string) (requests, seconds float64, err error) {
 	m := completed.FindStringSubmatch(out)
 	if m == nil {
 		return 0, 0, fmt.Errorf("no time in %.200q", out)
 	}
-	if seconds, err = strconv.ParseFloat(m[1], 64); err != nil {
-		return 0, 0, err
-	}
-	return float64(l.count), seconds, nil
+	seconds, err = strconv.ParseFloat(m[1], 64)
+	return float64(l.count), seconds, err
 }
 
 var (

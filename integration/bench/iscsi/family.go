@@ -1,6 +1,7 @@
 // Package iscsi is the benchmarks of the iSCSI target beside tgtd: the same file
 // on tmpfs, served by either, read and written by programs that are neither's:
 // `qemu-img bench` and libiscsi's `iscsi-perf`. Both servers run as they come.
+// And those of our initiator beside libiscsi, on our target.
 package iscsi
 
 import (

@@ -24,6 +24,7 @@ import (
 var families = []func(bench.Options) bench.Family{
 	embedded.Family,
 	iscsi.Family,
+	iscsi.InitiatorFamily,
 }
 
 func main() {
