@@ -59,12 +59,13 @@ type Source struct {
 // Disk is one source and what was found directly on it.
 type Disk struct {
 	Source
-	Container string           // "raw", "qcow2", "vhdx", "vmdk", "vhd", whose content Device is, or "damaged"
+	Container string           // "raw", "qcow2", "vhdx", "vmdk", "vhd", whose content Device is; or "damaged", with no content
 	Info      vdisk.Info       // of the container
 	Table     *partition.Table // nil: not partitioned
 	PVs       []*lvm2.PV
 
-	file lun.Device // the container itself
+	file   lun.Device // the container itself
+	damage error      // why it can't be read
 }
 
 // Contents is what the sources hold together.
@@ -114,7 +115,7 @@ func Probe(ctx context.Context, sources ...Source) (_ *Contents, err error) {
 		if err == nil {
 			err = c.probeDisk(d)
 		} else if c.damaged(d, err) {
-			d.Container, err = "damaged", nil
+			d.Container, d.damage, err = "damaged", err, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Name, err)

@@ -66,7 +66,7 @@ func (c *Contents) Volumes() []*Volume {
 	var out []*Volume
 	for i, d := range c.Disks {
 		out = append(out, &Volume{Name: c.DiskName(i), Kind: KindDisk, Size: d.Device.Size(),
-			open: func() (lun.Device, error) { return d.Device, nil }})
+			open: func() (lun.Device, error) { return d.Device, d.damage }})
 		out = append(out, c.Snapshots(i)...)
 		if d.Table == nil {
 			continue

@@ -17,7 +17,7 @@ func (a *app) lunSumCommand() *cobra.Command {
 		Long: `Print one line a volume: its SHA-256, its size in bytes, its name. A snapshot's content is what the guest's kernel would
 have read from it.
 
-Without --volume all volumes are read. One that can't be read is named on stderr, and the exit status is 3.`,
+Without --volume all volumes are read. One that can't be read is named on stderr, and the exit status is 3; if none can, it is 1.`,
 		Example: `  cleave lun sha256 disk.img
   cleave lun sha256 a.img b.img --volume vg/snap
   cleave lun sha256 disk.qcow2 --volume snapshot:before-upgrade
@@ -39,21 +39,26 @@ Without --volume all volumes are read. One that can't be read is named on stderr
 	return c
 }
 
-// printSums prints one line a volume, and names those that can't be read.
+// printSums prints one line a volume, and names those that can't be read. That
+// there is none is an error of its own.
 func (a *app) printSums(ctx context.Context, d Disks) error {
-	failed := len(d.Damage) > 0
-	for _, err := range d.Damage {
-		say(a.Err, "cleave", err.Error())
-	}
+	failed, read := d.Damage, 0
 	for _, v := range d.Volumes {
 		if err := a.printSum(ctx, v); ctx.Err() != nil {
 			return err
 		} else if err != nil {
-			failed = true
-			say(a.Err, "cleave", err.Error())
+			failed = append(failed, err)
+		} else {
+			read++
 		}
 	}
-	if failed {
+	if len(failed) > 0 && read == 0 {
+		return failed[0]
+	}
+	for _, err := range failed {
+		say(a.Err, "cleave", err.Error())
+	}
+	if len(failed) > 0 {
 		return status(ExitPartial)
 	}
 	return nil

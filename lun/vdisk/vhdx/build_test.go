@@ -241,7 +241,7 @@ func TestDamage(t *testing.T) {
 		name, field string
 		damage      func(b []byte) []byte
 	}{
-		{"cut off in the headers", "", func(b []byte) []byte { return b[:100<<10] }},
+		{"cut off in the headers", "headers", func(b []byte) []byte { return b[:100<<10] }},
 		{"both headers", "Checksum", func(b []byte) []byte { b[64<<10+100]++; b[128<<10+100]++; return b }},
 		{"version", "Version", func(b []byte) []byte { head(b, 128<<10, func(h []byte) { h[66] = 2 }); return b }},
 		{"both region tables", "Checksum", func(b []byte) []byte { b[192<<10+100]++; b[256<<10+100]++; return b }},

@@ -113,7 +113,7 @@ func (m *image) readHeaders() error {
 		return lun.ErrNotFormat
 	}
 	if m.dev.Size() < mib {
-		return damaged(m.dev.Size(), "", nil, "the file ends within its headers")
+		return damaged(0, "headers", m.dev.Size(), "the file ends within its headers")
 	}
 	var bad error
 	found := false

@@ -106,6 +106,9 @@ func TestContainerRefused(t *testing.T) {
 	if err := os.WriteFile(corrupt, b, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args []string
 		code int
@@ -117,6 +120,8 @@ func TestContainerRefused(t *testing.T) {
 		{[]string{"sha256", "qcow2-isnap.qcow2", "--volume", "snapshot:s3"}, 4, `no such volume as "snapshot:s3": there are disk, snapshot:s1, snapshot:s2`},
 		{[]string{"sha256", "qcow2-isnap.qcow2", "--container-snapshot", "s1", "--raw"}, 2, `exclude each other`},
 		{[]string{"inspect", "corrupt.qcow2"}, 1, `qcow2 at byte 72: incompatible_features = "corrupt"`},
+		{[]string{"sha256", "corrupt.qcow2"}, 1, `qcow2 at byte 72: incompatible_features = "corrupt"`},
+		{[]string{"recover", "corrupt.qcow2", "--volume", "disk", "--to", filepath.Join(dir, "out")}, 1, `qcow2 at byte 72: incompatible_features = "corrupt"`},
 		{[]string{"sha256", "qcow2-dirty.qcow2"}, 0, `^warning: .*not closed cleanly`},
 		{[]string{"sha256", "qcow2-overlay.qcow2", "--raw"}, 0, ``},
 	} {
@@ -125,6 +130,12 @@ func TestContainerRefused(t *testing.T) {
 		if code != c.code || !regexp.MustCompile(c.said).MatchString(said) {
 			t.Errorf("cleave lun %v: exit status %d, want %d: %s", c.args, code, c.code, said)
 		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "out")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file of a damaged disk: %v", err)
+	}
+	if after, err := os.ReadFile(corrupt); err != nil || !bytes.Equal(after, b) {
+		t.Errorf("the damaged disk was written to: %v", err)
 	}
 }
 
