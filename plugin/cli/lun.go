@@ -23,7 +23,8 @@ func (a *app) lunCommand() *cobra.Command {
 SRC is a file, a block device, or a LUN of any iSCSI target as iscsi://[USER@]HOST[:PORT]/IQN/LUN, which needs no help of the kernel.
 It is opened for reading only (but for lun serve); nothing is mounted or activated. Give it several times where a volume group spans
 several disks. The content of a virtual disk (qcow2, VHDX, VMDK, VHD) is meant, not the file's own bytes: those are
-with --raw. Further files that a virtual disk names, such as its backing file, are opened where they are regular files in SRC's folder.
+with --raw. Further files that a virtual disk names, such as its backing file, are opened where they are regular files in SRC's folder. A guest whose disk
+is a raw file could write such names into it: use --raw for those.
 
 Volumes have names: "disk" is the whole content, "p1" the first partition, "vg/lv" a logical volume or a snapshot, "snapshot:NAME" the
 disk as its container keeps it in a snapshot of that name (qcow2). Among several SRC, disks and partitions are numbered: "1:disk",
