@@ -31,6 +31,7 @@ var inPlace = []struct {
 	{"wrapped text", []string{"lvm-o5-wrap"}, "8RfV23-8Il5-oMwk-DYpQ-ieLK-Y8TD-BfAKuq", "vgo1/root", "f5cf5ccee67535499a4ed3b24ca9a38a84aeb3bdc9e84554e054310145dbe23f", nil},
 	{"first of two", []string{"lvm-o2-thick-gpt-crash"}, "vgo2/snap1", "vgo2/data", "853a2eff3d3a2ce0a15ea08ad22018d907c6121d6ff7a15ee3d71e81eb00ffb0", []string{"vgo2/snap2"}},
 	{"second of two", []string{"lvm-o2-thick-gpt-crash"}, "vgo2/snap2", "vgo2/data", "d85dd205b2e651c526f42e8676d06631f56ca8432a0a561df48dc87bd6554a02", []string{"vgo2/snap1"}},
+	{"thin", []string{"lvm-o3-thin"}, "vgo3/tsnap", "vgo3/tvol", "d827e7b2a10cdbe4c7c45bcd133c91a2efdc4f1ffeb4dee82f12cac22f8524c7", nil},
 	{"striped over two disks", []string{"lvm-o4-a", "lvm-o4-b"}, "gac6wu-xU2u-QIlR-UpAV-ykKw-ArQR-tRezMV", "vgo4/str", "d5b583b019a19187dd4aa6a1b6b42055552eeb29900dbf73ade4ee54ba2bf522", []string{"vgo4/tiny"}},
 }
 

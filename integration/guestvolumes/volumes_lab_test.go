@@ -1,0 +1,233 @@
+//go:build lab
+
+package guestvolumes
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/cleave-san/cleave/integration/lab"
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/recovery"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestGuestVolumes(t *testing.T) {
+	for _, s := range scenes {
+		t.Run(s.name, func(t *testing.T) {
+			files := newDisks(t, s.disks, s.size<<20)
+			want := s.make(t, files)
+			c := probe(t, files)
+			for name, sum := range want {
+				if got := hashOf(t, c, name); got != sum {
+					t.Errorf("sha256 of %s = %s, the guest's kernel read %s", name, got, sum)
+				}
+			}
+			for name, why := range s.refused {
+				v, err := c.Volume(name)
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+					continue
+				}
+				if _, err := v.Open(); !strings.Contains(fmt.Sprint(err), why) || !strings.Contains(fmt.Sprint(err), name) {
+					t.Errorf("%s: %v, want it refused with %q", name, err, why)
+				}
+			}
+			s.check(t, files, want)
+		})
+	}
+}
+
+func newDisks(t *testing.T, n int, size int64) []string {
+	t.Helper()
+	dir := t.TempDir()
+	var files []string
+	for i := range n {
+		files = append(files, filepath.Join(dir, fmt.Sprintf("disk%d", i+1)))
+		if err := errors.Join(os.WriteFile(files[i], nil, 0o600), os.Truncate(files[i], size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return files
+}
+
+func boot(t *testing.T, name string, modules, files []string) *lab.Machine {
+	t.Helper()
+	v := lab.VM{Name: name, Kind: lab.Proof, Memory: 384, Modules: modules}
+	for _, f := range files {
+		v.Disks = append(v.Disks, lab.Disk{File: f})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	m, err := lab.Boot(ctx, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+func run(t *testing.T, m *lab.Machine, script string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	defer cancel()
+	out, err := m.Run(ctx, prelude+script)
+	if err != nil {
+		t.Fatalf("%v\n%s%s", err, out.Stdout, out.Stderr)
+	}
+	return out.Stdout
+}
+
+// make has a guest make the volumes, and cuts its power. It returns the hashes
+// by volume.
+func (s *scene) make(t *testing.T, files []string) map[string]string {
+	t.Helper()
+	m := boot(t, "maker", s.modules, files)
+	disks := "set -- " + strings.Join(m.Disks(), " ") + "\n"
+	want := map[string]string{}
+	for line := range strings.Lines(run(t, m, disks+s.script)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "HASH" {
+			want[f[1]] = f[2]
+		}
+	}
+	if len(want) == 0 {
+		t.Fatal("the guest told no hashes")
+	}
+	run(t, m, "cat >/run/cut <<'END'\n"+prelude+s.cut+"\nEND\nsh /run/cut >/run/cut.out 2>&1 </dev/null &\n")
+	run(t, m, `for i in $(seq 3000); do grep -q '^now' /run/cut.out && exit 0; sleep 0.02; done; cat /run/cut.out; exit 1`)
+	m.Kill()
+	return want
+}
+
+func probe(t *testing.T, files []string) *open.Contents {
+	t.Helper()
+	var sources []open.Source
+	for _, f := range files {
+		d, err := open.File(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		sources = append(sources, open.Source{Name: filepath.Base(f), Device: d})
+	}
+	c, err := open.Probe(t.Context(), sources...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range c.Damage {
+		t.Errorf("damage: %v", err)
+	}
+	return c
+}
+
+func hashOf(t *testing.T, c *open.Contents, name string) string {
+	t.Helper()
+	v, err := c.Volume(name)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	d, err := v.Open()
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	return hash(t, d)
+}
+
+func hash(t *testing.T, d lun.Device) string {
+	t.Helper()
+	s, err := recovery.Sum(t.Context(), d, nil)
+	if err != nil {
+		t.Error(err)
+	}
+	return hex.EncodeToString(s[:])
+}
+
+// check makes the views and has a guest use each of them, twice.
+func (s *scene) check(t *testing.T, files []string, want map[string]string) {
+	t.Helper()
+	var all []string
+	for i, v := range s.views {
+		dir := t.TempDir()
+		view, err := recovery.OpenView(t.Context(), probe(t, files), recovery.ViewOptions{Snapshots: []string{v.group + "/" + v.snapshot}, Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j, d := range view.Clean {
+			name := filepath.Join(dir, fmt.Sprintf("view%d-disk%d", i+1, j+1))
+			if err := recovery.Copy(t.Context(), d, name, nil); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, name)
+		}
+		if err := view.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for round := range 2 {
+		m := boot(t, fmt.Sprintf("proof%d", round+1), s.modules, all)
+		for i, v := range s.views {
+			disks := m.Disks()[i*s.disks : (i+1)*s.disks]
+			out := run(t, m, v.script(i, disks, want[v.group+"/"+v.snapshot], round))
+			t.Logf("%s as %s/%s, boot %d:\n%s", v.snapshot, v.group, v.volume, round+1, out)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		err := m.Shutdown(ctx)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// script is what the guest does with a view.
+func (v view) script(n int, disks []string, sum string, round int) string {
+	return fmt.Sprintf(`
+export LVM_SYSTEM_DIR=/run/lvm%d
+mkdir -p $LVM_SYSTEM_DIR /mnt/v
+sed 's#global_filter = .*#global_filter = [ "a/^(%s)$/", "r/.*/" ]#' /etc/lvm/lvm.conf >$LVM_SYSTEM_DIR/lvm.conf
+fail() { echo "FAILED: $*"; lvs -a -o+devices %[3]s; dmesg | tail -5; exit 1; }
+vgchange -ay %[3]s || fail "%[3]s does not activate"
+vgmknodes %[3]s >/dev/null || true # fails for a thin pool, and makes the nodes
+for v in %[5]s; do lvs %[3]s/$v >/dev/null || fail "$v is gone"; done
+for v in %[6]s; do ! lvs %[3]s/$v >/dev/null 2>&1 || fail "$v is still there"; done
+t=$(lvs --noheadings -o segtype %[3]s/%[4]s | tr -d ' ')
+[ "$t" = %[7]s ] || fail "it is $t"
+dev=/dev/%[3]s/%[4]s
+case %[9]d in
+0)
+	[ "$(sha256sum $dev | cut -d' ' -f1)" = %[8]s ] || fail "another content"
+	e2fsck -fn $dev || fail "e2fsck"
+	mount $dev /mnt/v
+	echo written >/mnt/v/by-the-guest
+	head -c 2000000 /dev/urandom >/mnt/v/random; sync
+	sha256sum </mnt/v/random >/mnt/v/random.sum
+	;;
+1)
+	e2fsck -fn $dev || fail "e2fsck after the second boot"
+	mount $dev /mnt/v
+	[ "$(cat /mnt/v/by-the-guest)" = written ] || fail "what was written is gone"
+	[ "$(sha256sum </mnt/v/random)" = "$(cat /mnt/v/random.sum)" ] || fail "the random file changed"
+	;;
+esac
+umount /mnt/v
+lvs -a -o lv_name,segtype,lv_attr,origin,thin_id,data_percent,transaction_id %[3]s
+vgchange -an %[3]s || fail "%[3]s does not deactivate"
+`, n, strings.Join(disks, "|"), v.group, v.volume, strings.Join(v.kept, " "), strings.Join(v.gone, " "), v.type_, sum, round)
+}
