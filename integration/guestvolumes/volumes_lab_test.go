@@ -19,6 +19,7 @@ import (
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
+	"github.com/cleave-san/cleave/lun/store/dmthin"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -192,6 +193,47 @@ func (s *scene) check(t *testing.T, files []string, want map[string]string) {
 		cancel()
 		if err != nil {
 			t.Fatal(err)
+		}
+	}
+	for i := range s.views {
+		poolsAgree(t, probe(t, all[i*s.disks:(i+1)*s.disks]))
+	}
+}
+
+// poolsAgree wants the thin pools of a recovered disk, as the second guest left
+// them, to hold the devices that LVM has volumes for and no others: what was put
+// back is deleted, and LVM and the kernel agree that it is.
+func poolsAgree(t *testing.T, c *open.Contents) {
+	t.Helper()
+	for _, g := range c.Groups {
+		for _, lv := range g.LVs {
+			if lv.Role != "thin-pool" {
+				continue
+			}
+			p, err := g.Pool(lv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[uint64]string{}
+			for _, lv := range g.LVs {
+				if lv.Role == "thin" {
+					th, _, err := g.Thin(lv)
+					if err != nil {
+						t.Fatal(err)
+					}
+					want[th.ID] = lv.Name
+				}
+			}
+			err = p.Devices(func(d dmthin.Details) error {
+				if want[d.ID] == "" {
+					t.Errorf("the pool %s/%s still has device %d, which is no volume's", g.Name, lv.Name, d.ID)
+				}
+				return nil
+			})
+			if err != nil || p.Warning != nil {
+				t.Errorf("pool %s/%s: %v, %v", g.Name, lv.Name, err, p.Warning)
+			}
+			t.Logf("pool %s/%s: transaction %d, %d volumes, %+v data blocks", g.Name, lv.Name, p.Transaction, len(want), p.Data)
 		}
 	}
 }

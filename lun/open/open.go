@@ -77,6 +77,9 @@ type Contents struct {
 	Damage []error
 	// Warnings are about what is read all the same.
 	Warnings []error
+	// Encrypted is what can't be looked into without a key; it is in Warnings
+	// as well.
+	Encrypted []error
 
 	held int // bytes of metadata text read so far
 
@@ -143,17 +146,18 @@ func (c *Contents) probeDisk(d *Disk) error {
 		return err
 	}
 	if t == nil || len(t.Partitions) == 0 {
-		return c.probePV(d, 0, d.Device.Size())
+		return c.probePV(d, "disk", 0, d.Device.Size())
 	}
 	for _, p := range t.Partitions {
-		if err := c.probePV(d, p.Off, p.Len); err != nil {
+		if err := c.probePV(d, fmt.Sprintf("p%d", p.Number), p.Off, p.Len); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *Contents) probePV(d *Disk, off, n int64) error {
+// probePV looks for a physical volume in a partition, or in the disk.
+func (c *Contents) probePV(d *Disk, name string, off, n int64) error {
 	pv, err := lvm2.ReadPV(d.Device, off, n)
 	switch {
 	case err == nil:
@@ -164,10 +168,23 @@ func (c *Contents) probePV(d *Disk, off, n int64) error {
 			return fmt.Errorf("the physical volumes up to byte %d have more than %d bytes of metadata: give fewer disks at once", off, maxHeld)
 		}
 		d.PVs = append(d.PVs, pv)
-	case errors.Is(err, lun.ErrNotFormat), c.damaged(d, err):
+	case errors.Is(err, lun.ErrNotFormat):
+		return c.probeLUKS(d, name, off, n)
+	case c.damaged(d, err):
 	default:
 		return err
 	}
+	return nil
+}
+
+func (c *Contents) probeLUKS(d *Disk, name string, off, n int64) error {
+	err := Encrypted(d.Device, off, n)
+	var fe *lun.FormatError
+	if !errors.As(err, &fe) {
+		return err
+	}
+	err = fmt.Errorf("%s, %s: %w", d.Name, name, err)
+	c.Encrypted, c.Warnings = append(c.Encrypted, err), append(c.Warnings, err)
 	return nil
 }
 

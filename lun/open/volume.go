@@ -158,6 +158,9 @@ func (c *Contents) notFound(name string) error {
 	for _, d := range c.Damage { // it may be in what could not be read
 		err = fmt.Errorf("%w (and damage: %w)", err, d)
 	}
+	for _, e := range c.Encrypted {
+		err = fmt.Errorf("%w (%w)", err, e)
+	}
 	return err
 }
 

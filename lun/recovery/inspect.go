@@ -3,6 +3,7 @@ package recovery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -89,7 +90,8 @@ type VolumeReport struct {
 	Origin    string           `json:"origin,omitempty"`
 	Created   time.Time        `json:"created,omitzero"` // by the guest's clock
 	Readable  bool             `json:"readable"`
-	Reason    string           `json:"reason,omitempty"` // why not
+	Reason    string           `json:"reason,omitempty"`    // why not
+	Encrypted bool             `json:"encrypted,omitempty"` // LUKS: what is in it can't be looked into
 	Snapshots []SnapshotReport `json:"snapshots,omitempty"`
 }
 
@@ -168,6 +170,7 @@ func Inspect(ctx context.Context, c *open.Contents) (*Report, error) {
 		for _, p := range g.Missing() {
 			r.Findings = append(r.Findings, finding(g.MissingError(g.Name, p)))
 		}
+		r.Findings = append(r.Findings, volumeFindings(g)...)
 		for _, v := range gr.Volumes {
 			for _, s := range v.Snapshots {
 				if s.State != Valid {
@@ -213,13 +216,43 @@ func inspectGroup(g *lvm2.Group) GroupReport {
 		if o := lv.ThinOrigin(); o != "" {
 			v.Origin = g.Name + "/" + o
 		}
-		if _, err := g.Open(lv); err != nil {
+		if d, err := g.Open(lv); err != nil {
 			v.Readable, v.Reason = false, err.Error()
+		} else {
+			v.Encrypted = open.Encrypted(d, 0, d.Size()) != nil
 		}
 		for _, s := range g.SnapshotsOf(lv) {
 			v.Snapshots = append(v.Snapshots, inspectSnapshot(g, s))
 		}
 		out.Volumes = append(out.Volumes, v)
+	}
+	return out
+}
+
+// volumeFindings is what an operator should know of the volumes of a group
+// beside what their reports say: thin pools that have something wrong with them,
+// and encrypted volumes.
+func volumeFindings(g *lvm2.Group) []Finding {
+	var out []Finding
+	for _, lv := range g.LVs {
+		switch {
+		case lv.Role == "thin-pool":
+			p, err := g.Pool(lv)
+			if err == nil {
+				err = p.Warning
+			}
+			if err != nil {
+				out = append(out, finding(err))
+			}
+		case lv.Visible && lv.Role != "snapshot":
+			d, err := g.Open(lv)
+			if err != nil {
+				continue // its report says why
+			}
+			if err := open.Encrypted(d, 0, d.Size()); err != nil {
+				out = append(out, finding(fmt.Errorf("%s/%s: %w", g.Name, lv.Name, err)))
+			}
+		}
 	}
 	return out
 }

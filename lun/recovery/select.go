@@ -3,6 +3,7 @@ package recovery
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cleave-san/cleave/lun/open"
@@ -47,7 +48,7 @@ func choose(c *open.Contents, names []string) ([]chosen, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, errors.Join(append([]error{ErrNoSnapshot}, c.Damage...)...)
+		return nil, errors.Join(slices.Concat([]error{ErrNoSnapshot}, c.Damage, c.Encrypted)...)
 	}
 	return out, chain(out)
 }

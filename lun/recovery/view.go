@@ -39,6 +39,9 @@ type Recovered struct {
 	SnapshotUUID string `json:"snapshotUuid"`
 	Exceptions   int    `json:"exceptions"`     // chunks that come from the store; of a thin snapshot, its blocks
 	Preserved    int64  `json:"preservedBytes"` // what they hold
+	// Discarded are other thick snapshots of the volume, "vg/snap": they are of
+	// another origin now, and gone.
+	Discarded []string `json:"discarded,omitempty"`
 }
 
 // View is a recovered image of one or several devices.
@@ -142,6 +145,11 @@ func redirect(disks map[*lvm2.PV]*merged, p chosen) (Recovered, error) {
 	}
 	r := Recovered{Volume: p.volume(), VolumeUUID: p.snap.Origin.UUID, Snapshot: p.name(), SnapshotUUID: p.snap.COW.UUID,
 		Exceptions: kept.exceptions, Preserved: kept.preserved}
+	for _, s := range p.group.SnapshotsOf(p.snap.Origin) {
+		if s != p.snap && !s.Thin {
+			r.Discarded = append(r.Discarded, p.group.Name+"/"+s.COW.Name)
+		}
+	}
 	if p.snap.Thin {
 		return r, nil
 	}

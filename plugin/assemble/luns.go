@@ -170,7 +170,7 @@ func (d *disks) recover(ctx context.Context, o cli.LUNOptions, log *slog.Logger)
 		log.Warn("what is recovered is read in spite of a warning", "warning", err)
 	}
 	for _, v := range w.Volumes {
-		d.recovered = append(d.recovered, cli.Recovered{Volume: v.Volume, Snapshot: v.Snapshot, UUID: v.SnapshotUUID})
+		d.recovered = append(d.recovered, cli.Recovered{Volume: v.Volume, Snapshot: v.Snapshot, UUID: v.SnapshotUUID, Discarded: v.Discarded})
 	}
 	for _, e := range w.Exports {
 		c, err := nbd.Dial(ctx, "unix", w.Address(), nbd.ClientOptions{Export: e.Name, Timeout: viewTimeout})

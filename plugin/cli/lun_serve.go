@@ -136,7 +136,11 @@ func servedResult(luns []ServedLUN) result {
 			}
 			var recovered []string
 			for _, r := range l.Recovered {
-				recovered = append(recovered, fmt.Sprintf("%s from %s", r.Volume, r.Snapshot))
+				one := fmt.Sprintf("%s from %s", r.Volume, r.Snapshot)
+				if len(r.Discarded) > 0 {
+					one += " (without " + strings.Join(r.Discarded, ", ") + ")"
+				}
+				recovered = append(recovered, one)
 			}
 			t.add(l.URL, l.Source, size(l.Size), access, strings.Join(recovered, ", "), l.NAA)
 		}

@@ -173,6 +173,9 @@ type Recovered struct {
 	Volume   string `json:"volume"`
 	Snapshot string `json:"snapshot"`
 	UUID     string `json:"uuid"` // of the snapshot
+	// Discarded are other snapshots of the volume, which are worthless over the
+	// recovered one and not there any more.
+	Discarded []string `json:"discarded,omitempty"`
 }
 
 // Storage administers the volumes of the embedded array, and who sees them.

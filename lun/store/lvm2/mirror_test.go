@@ -134,7 +134,6 @@ var raid1 = text(2, `r: start_extent = 0; extent_count = 3; type = "raid1"; devi
 
 func TestRaid1IsReadFromALegInSync(t *testing.T) {
 	const whole = ^uint64(0)
-	const zero, one = "BFG", "ceg" // what the legs hold: "A" of the first disk begins at extent 0
 	le := binary.LittleEndian
 	for _, tc := range []struct {
 		name string
