@@ -115,10 +115,12 @@ mkfs.ext4 -q /dev/vgi/vol
 mkdir -p /mnt/a
 mount /dev/vgi/vol /mnt/a
 fill /mnt/a/first 3000000
-lvcreate -s -c 4k -L 36M -n s1 vgi/vol
+lvcreate -s -c 4k -L 24M -n s1 vgi/vol
 lvcreate -s -c 16k -L 36M -n s2 vgi/vol
-rm -r /mnt/a/first; fill /mnt/a/second 4000000
 umount /mnt/a
+# Blocks with gaps between them: each is merged and committed by itself.
+perl -e 'open F, "+<", "/dev/vgi/vol"; for ($i = 1; $i < 10000; $i += 3) { sysseek F, $i * 4096, 0; syswrite F, chr($i % 251) x 4096 }'
+sync
 hash vgi/s1
 `,
 		cut: `

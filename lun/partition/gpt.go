@@ -31,6 +31,7 @@ import (
 //	 88   4  PartitionEntryArrayCRC32
 const (
 	gptSignature  = "EFI PART"
+	gptRevision   = 0x00010000
 	gptHeaderMin  = 92
 	maxEntryArray = 1 << 20 // bytes; the usual array has 16 KiB
 	maxEntrySize  = 4096
@@ -153,6 +154,9 @@ func readHeader(dev lun.Device, sector int, lba uint64) (*gptHeader, error) {
 	fail := func(off int, field string, v any, why string) (*gptHeader, error) {
 		return nil, &lun.FormatError{Format: "gpt", Offset: at + int64(off), Field: field, Value: v, Reason: why}
 	}
+	if v := le.Uint32(b[8:]); v != gptRevision {
+		return fail(8, "Revision", fmt.Sprintf("%#08x", v), "only revision 1.0 is read")
+	}
 	n := le.Uint32(b[12:])
 	if n < gptHeaderMin || n > uint32(sector) {
 		return fail(12, "HeaderSize", n, fmt.Sprintf("must be between %d and %d", gptHeaderMin, sector))
@@ -208,6 +212,11 @@ func (h *gptHeader) table(dev lun.Device) (*Table, error) {
 		case last >= h.sectorsOnDisk:
 			return nil, &lun.FormatError{Format: "gpt", Offset: off + 40, Field: "EndingLBA", Value: last,
 				Reason: fmt.Sprintf("partition %d ends beyond the end of the disk (%d sectors)", i+1, h.sectorsOnDisk)}
+		}
+		if first < h.first || last > h.last {
+			// Firmware and kernels pass over such an entry.
+			t.Damage = append(t.Damage, &lun.FormatError{Format: "gpt", Offset: off + 32, Field: "StartingLBA", Value: first,
+				Reason: fmt.Sprintf("partition %d, LBA %d to %d, leaves the usable range of the disk, %d to %d: guests may not see it", i+1, first, last, h.first, h.last)})
 		}
 		t.Partitions = append(t.Partitions, Partition{Number: i + 1, Off: int64(first) * int64(h.sector), Len: int64(last-first+1) * int64(h.sector),
 			Type: guid(e[:16]), UUID: guid(e[16:32]), Name: name(e[56:128])})

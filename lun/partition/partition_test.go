@@ -1,6 +1,7 @@
 package partition_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -201,6 +202,9 @@ func TestDamageIsReportedNotGuessed(t *testing.T) {
 		{"entries overlap", func(t testing.TB) *memory {
 			return gptDisk(t, func(_, e []byte) { copy(e[128+32:128+48], e[32:48]) })
 		}, "partition 2"},
+		{"another revision", func(t testing.TB) *memory {
+			return gptDisk(t, func(h, _ []byte) { le.PutUint32(h[8:], 0x20000) })
+		}, "Revision"},
 		{"huge count", func(t testing.TB) *memory {
 			return gptDisk(t, func(h, _ []byte) { le.PutUint32(h[80:], 1<<31) })
 		}, "NumberOfPartitionEntries"},
@@ -278,6 +282,20 @@ func TestOneGoodCopyIsUsed(t *testing.T) {
 	}
 }
 
+// TestPartitionOutsideTheUsableRange is read, and told: a kernel would not show
+// it.
+func TestPartitionOutsideTheUsableRange(t *testing.T) {
+	d := gptDisk(t, func(h, _ []byte) { binary.LittleEndian.PutUint64(h[40:], 4096) })
+	got, err := partition.Read(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fe *lun.FormatError
+	if len(got.Partitions) != 3 || len(got.Damage) != 1 || !errors.As(got.Damage[0], &fe) || fe.Field != "StartingLBA" || fe.Offset != 1024+32 {
+		t.Errorf("%d partitions, damage %v", len(got.Partitions), got.Damage)
+	}
+}
+
 // TestLeftOverGPT: a disk that was partitioned anew keeps an old header.
 func TestLeftOverGPT(t *testing.T) {
 	old, _ := disk(t, 512, gptScript)
@@ -304,15 +322,37 @@ func TestNotPartitioned(t *testing.T) {
 	}
 }
 
+// sumGPT makes the checksums of the primary GPT hold, if there is one.
+func sumGPT(b []byte) {
+	le := binary.LittleEndian
+	if len(b) < 1024 {
+		return
+	}
+	h := b[512:1024]
+	n, at := uint64(le.Uint32(h[80:]))*uint64(le.Uint32(h[84:])), le.Uint64(h[72:])
+	if at > uint64(len(b))/512 || n > uint64(len(b))-at*512 {
+		return
+	}
+	le.PutUint32(h[88:], crc32.ChecksumIEEE(b[at*512:][:n]))
+	clear(h[16:20])
+	if size := le.Uint32(h[12:]); size <= 512 {
+		le.PutUint32(h[16:], crc32.ChecksumIEEE(h[:size]))
+	}
+}
+
 // FuzzRead: whatever is on a disk, partitions lie within it and do not overlap
 // by accident, and nothing panics or runs away.
 func FuzzRead(f *testing.F) {
 	for _, s := range []string{gptScript, mbrScript} {
 		d, _ := disk(f, 512, s)
-		f.Add(append(d.b[:34*512:34*512], d.b[len(d.b)-33*512:]...), false)
+		f.Add(append(d.b[:34*512:34*512], d.b[len(d.b)-33*512:]...), false, true)
 	}
-	f.Add(make([]byte, 4096), true)
-	f.Fuzz(func(t *testing.T, b []byte, big bool) {
+	f.Add(make([]byte, 4096), true, false)
+	f.Fuzz(func(t *testing.T, b []byte, big, sums bool) {
+		if sums { // so that the fuzzer gets behind the checksums
+			b = bytes.Clone(b)
+			sumGPT(b)
+		}
 		d := &memory{b, 512}
 		if big {
 			d.sector = 4096
