@@ -152,15 +152,9 @@ func (f *fill) describe(m *MirrorInfo) {
 func (f *fill) run() {
 	defer f.end()
 	v := f.v
-	select {
-	case v.a.copying <- struct{}{}:
-		defer func() { <-v.a.copying }()
-	case <-f.ctx.Done():
-		return
-	}
-	begun := time.Now()
+	var begun time.Time
 	for {
-		err := f.work()
+		err := f.work(&begun)
 		if err == nil {
 			break
 		}
@@ -182,17 +176,34 @@ func (f *fill) run() {
 	v.a.event(ResyncDone, v, f.p.id, "%s: mirror %s in pool %q is in sync: %d bytes were copied in %v", v.label, f.p.id, f.p.pool, f.copied.Load(), time.Since(begun).Round(time.Millisecond))
 }
 
-func (f *fill) work() error {
+// work copies what is to be copied when there is a place for one more to do so,
+// and gives the place up before what remains: the catalogue takes the ends of
+// many resyncs with one write. begun is set when it first has a place.
+func (f *fill) work(begun *time.Time) error {
+	select {
+	case f.v.a.copying <- struct{}{}:
+	case <-f.ctx.Done():
+		return f.ctx.Err()
+	}
+	if begun.IsZero() {
+		*begun = time.Now()
+	}
+	err := f.transfer()
+	<-f.v.a.copying
+	if err != nil {
+		return err
+	}
+	return f.finish()
+}
+
+func (f *fill) transfer() error {
 	if f.all {
 		if err := f.mapAll(); err != nil {
 			return err
 		}
 	}
 	f.stalled.Store(nil)
-	if err := f.copy(); err != nil {
-		return err
-	}
-	return f.finish()
+	return f.copy()
 }
 
 // mapAll finds what a new, empty mirror lacks: all that is data in the source.

@@ -34,6 +34,7 @@ type intentLog struct {
 	spare    []*logRegion // not in use
 	fresh    []*logRegion // marked in memory, not yet being flushed
 	flushed  []*logRegion // memory for the next fresh
+	marks    []int64      // of the flush under way
 	streams  [8]int64     // regions at which a stream would go on, the latest ones
 	stream   int          // of streams, the next to be replaced
 	asked    bool         // full was called and no clean has begun since
@@ -112,7 +113,7 @@ func (l *intentLog) begin(off, n int64) error {
 	for !stable {
 		if l.flushing {
 			l.changed.Wait()
-		} else if err := l.flushLocked(); err != nil {
+		} else if err := l.flushLocked(false); err != nil {
 			l.release(first, last)
 			return err
 		}
@@ -223,14 +224,22 @@ func (l *intentLog) admit(first, last int64) error {
 	}
 }
 
-// flushLocked makes all marks stable. l.mu is held at call and return, and
-// released while the disk works.
-func (l *intentLog) flushLocked() error {
+// flushLocked makes all marks stable, and with cleared, those that were cleared.
+// l.mu is held at call and return, and released while the disk works.
+func (l *intentLog) flushLocked(cleared bool) (err error) {
 	batch := l.fresh
 	l.fresh, l.flushed = l.flushed[:0], nil
 	l.flushing = true
+	l.marks = l.marks[:0]
+	for _, r := range batch {
+		l.marks = append(l.marks, r.index)
+	}
 	l.mu.Unlock()
-	err := l.file.flush()
+	if cleared {
+		err = l.file.flush()
+	} else {
+		err = l.file.flushMarks(l.marks)
+	}
 	l.mu.Lock()
 	l.flushing = false
 	if err == nil {
@@ -331,7 +340,7 @@ func (l *intentLog) clearLocked(chosen []*logRegion) error {
 	for l.flushing {
 		l.changed.Wait()
 	}
-	err := l.flushLocked()
+	err := l.flushLocked(true)
 	for i, r := range chosen {
 		if err == nil && r.clearing {
 			delete(l.regions, r.index)
@@ -372,7 +381,7 @@ func (l *intentLog) adoptAll() error {
 	for l.flushing {
 		l.changed.Wait()
 	}
-	return l.flushLocked()
+	return l.flushLocked(true)
 }
 
 // nextAdopted is the first region from i on that adopt took over and recovered

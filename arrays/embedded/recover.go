@@ -112,6 +112,9 @@ func (v *volume) bringUp(r *volumeRecord, undone []string) (begin func(), err er
 	if err != nil {
 		return nil, err
 	}
+	if log, err = log.withJournal(a.fs, r.Size); err != nil {
+		return nil, err
+	}
 	v.log = newIntentLog(log, a.o.LogLimit, func() { v.cleanSoon(func(fn func()) { a.start(fn) }) })
 	v.log.adopt()
 

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/embedded/disk"
 	"github.com/cleave-san/cleave/lun"
 )
 
@@ -232,7 +233,7 @@ func (s *snapshot) forWriting() error {
 }
 
 func (s *snapshot) openMaps() (dirty, log *mapFile, err error) {
-	open := func(name string, unit int64) (*mapFile, error) {
+	open := func(name string, unit int64, create func(disk.FS, string, int64, int64) (*mapFile, error)) (*mapFile, error) {
 		path := s.a.mapPath(name)
 		m, bad, err := openMap(s.a.fs, path, s.size)
 		if bad > 0 {
@@ -241,7 +242,6 @@ func (s *snapshot) openMaps() (dirty, log *mapFile, err error) {
 		if err == nil || !isNotExist(err) && !errors.Is(err, errMapDamaged) {
 			return m, err
 		}
-		create := createMap
 		if s.skewed.Load() {
 			s.a.event(MapDamaged, nil, s.mirror.ID, "map %s is missing or damaged; the whole of snapshot %s is taken as changed", name, s.id)
 			create = createFullMap
@@ -251,10 +251,14 @@ func (s *snapshot) openMaps() (dirty, log *mapFile, err error) {
 		}
 		return m, s.a.fs.SyncDir(s.a.maps)
 	}
-	if dirty, err = open(splitMapName(s.mirror.ID), regionSize); err != nil {
+	if dirty, err = open(splitMapName(s.mirror.ID), regionSize, createMap); err != nil {
 		return nil, nil, err
 	}
-	if log, err = open(splitLogName(s.mirror.ID), s.a.logUnit(s.size)); err != nil {
+	if log, err = open(splitLogName(s.mirror.ID), s.a.logUnit(s.size), createLog); err != nil {
+		dirty.close()
+		return nil, nil, err
+	}
+	if log, err = log.withJournal(s.a.fs, s.size); err != nil {
 		dirty.close()
 		return nil, nil, err
 	}

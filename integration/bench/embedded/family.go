@@ -14,7 +14,7 @@ func Family(o bench.Options) bench.Family {
 	lvm, closeLVM := lvmRows(o)
 	return bench.Family{
 		Name:       "embedded",
-		Benchmarks: slices.Concat(holds(o), writes(o), reads(), resyncs(), lvm),
+		Benchmarks: slices.Concat(holds(o), writes(o), reads(), resyncs(), []bench.Benchmark{many(o)}, lvm),
 		Close:      closeLVM,
 	}
 }
