@@ -16,6 +16,9 @@ type plex struct {
 	f    disk.File
 	busy atomic.Int32 // reads under way
 	err  atomic.Pointer[error]
+	// writing is how many writes are under way that go to one file after the
+	// other.
+	writing atomic.Int32
 
 	warned atomic.Bool // an event was sent about it
 }

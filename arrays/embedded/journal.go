@@ -22,7 +22,8 @@ import (
 //	       20  zero
 //	       24  the bits (uint64 each)
 //
-// What counts is the run of sectors from the first on that are of the first one's
+// A sector that has room is written once more with further bits: it is on the disk
+// as it was or as it is, never a part of either. What counts is the run of sectors from the first on that are of the first one's
 // lap. A lap begins when all before it is stable in the blocks, so that the write
 // of its first sector ends the one before at the moment from which it counts
 // itself: what a cut of power leaves is all that was stable, and at most what was
@@ -33,8 +34,9 @@ import (
 type journal struct {
 	sectors int64
 	lap     uint64
-	next    int64 // the sector that is written next; sectors if it is full
-	used    bool  // a lap on the disk has bits
+	next    int64   // the sector that is written next; sectors if it is full
+	last    []int64 // what it has already
+	used    bool    // a lap on the disk has bits
 	buf     []byte
 }
 
@@ -71,10 +73,15 @@ func (m *mapFile) flushMarks(marks []int64) error {
 		}
 		first := j.next
 		j.buf, j.used = j.buf[:0], true
-		for ; len(marks) > 0 && j.next < j.sectors; j.next++ {
-			n := min(len(marks), bitsPerSector)
-			j.buf = j.appendSector(j.buf, marks[:n])
+		for len(marks) > 0 && j.next < j.sectors {
+			n := min(len(marks), bitsPerSector-len(j.last))
+			j.last = append(j.last, marks[:n]...)
 			marks = marks[n:]
+			j.buf = j.appendSector(j.buf)
+			if len(j.last) == bitsPerSector {
+				j.next++
+				j.last = j.last[:0]
+			}
 		}
 		if err := m.writeJournal(first); err != nil {
 			return err
@@ -91,8 +98,7 @@ func (m *mapFile) beginLap() error {
 	if err := m.flushBlocks(); err != nil {
 		return err
 	}
-	m.journal.lap++
-	m.journal.next = 0
+	m.journal.begin()
 	return nil
 }
 
@@ -104,11 +110,15 @@ func (m *mapFile) resetJournal() error {
 	if !j.used {
 		return nil
 	}
-	j.lap++
-	j.next = 0
-	j.buf = j.appendSector(j.buf[:0], nil)
-	j.next, j.used = 1, false
+	j.begin()
+	j.buf, j.used = j.appendSector(j.buf[:0]), false
 	return m.writeJournal(0)
+}
+
+// begin begins a lap.
+func (j *journal) begin() {
+	j.lap++
+	j.next, j.last = 0, j.last[:0]
 }
 
 func (m *mapFile) writeJournal(first int64) error {
@@ -118,16 +128,16 @@ func (m *mapFile) writeJournal(first int64) error {
 	return m.failed
 }
 
-// appendSector adds sector j.next, with these bits, to buf.
-func (j *journal) appendSector(buf []byte, marks []int64) []byte {
+// appendSector adds sector j.next to buf.
+func (j *journal) appendSector(buf []byte) []byte {
 	n := len(buf)
 	buf = append(buf, emptySector[:]...)
 	b := buf[n:]
 	le := binary.LittleEndian
-	le.PutUint32(b[4:], uint32(len(marks)))
+	le.PutUint32(b[4:], uint32(len(j.last)))
 	le.PutUint64(b[8:], j.lap)
 	le.PutUint32(b[16:], uint32(j.next))
-	for i, bit := range marks {
+	for i, bit := range j.last {
 		le.PutUint64(b[24+8*i:], uint64(bit))
 	}
 	le.PutUint32(b, crc32.Checksum(b[4:], castagnoli))

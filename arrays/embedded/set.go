@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,8 +17,9 @@ const (
 	regionSize = 64 << 10
 	// maxTransfer is the most that one pass of the write path handles.
 	maxTransfer = 32 << 20
-	// parallelFrom is the size from which mirrors are written at once: below
-	// it, waking a second thread costs more than it saves.
+	// parallelFrom is the size from which mirrors are written at once, if a
+	// processor may be free: below it, waking a second thread costs more than
+	// it saves.
 	parallelFrom = 128 << 10
 	// maxVolume is the largest volume in bytes.
 	maxVolume = 16 << 40
@@ -49,6 +51,8 @@ type set struct {
 	// dropped is told, under state, that the epoch has begun; old was the last
 	// that p was in.
 	dropped func(p *plex, old *epoch, cause error)
+
+	applying atomic.Int32 // operations at work on the files
 
 	// fatal is set when a change that must be stable could not be made so:
 	// nothing is acknowledged from then on.
@@ -171,13 +175,12 @@ func (s *set) apply(o *op) error {
 	all := len(o.e.insync) + len(o.e.filling)
 	o.errs = slices.Grow(o.errs[:0], all)[:all]
 	clear(o.errs)
-	if o.n >= parallelFrom && o.kind == opWrite && all > 1 {
+	if n := s.applying.Add(1); o.n >= parallelFrom && o.kind == opWrite && all > 1 && int(n) < runtime.GOMAXPROCS(0) {
 		writeTogether(o.e, o.p, o.off, o.errs)
 	} else {
-		for i := range all {
-			o.run(i)
-		}
+		o.runInTurn(all)
 	}
+	s.applying.Add(-1)
 	for _, err := range o.errs {
 		if err != nil || all == 0 {
 			return s.settle(o)
@@ -194,6 +197,26 @@ func (o *op) plex(i int) *plex {
 		return o.e.insync[i]
 	}
 	return o.e.filling[i-len(o.e.insync)]
+}
+
+// runInTurn runs o on one file after the other, beginning with one that nobody
+// writes to: a file system lets one writer into a file at a time, and those who
+// wait for it would follow each other through all the others.
+func (o *op) runInTurn(all int) {
+	first := 0
+	for i := range all {
+		if o.plex(i).writing.Load() == 0 {
+			first = i
+			break
+		}
+	}
+	for k := range all {
+		i := (first + k) % all
+		p := o.plex(i)
+		p.writing.Add(1)
+		o.run(i)
+		p.writing.Add(-1)
+	}
 }
 
 func (o *op) run(i int) {
