@@ -312,7 +312,7 @@ func TestKilledWhileArmed(t *testing.T) {
 	if n := ev.count(SplitUndone); n != 1 {
 		t.Errorf("%d events of the split that was undone", n)
 	}
-	if got := sameMirrors(t, b, v.ID); got[0] != '1' || got[mib] != '2' {
+	if got := mirrored(t, b, v.ID); got[0] != '1' || got[mib] != '2' {
 		t.Error("content lost")
 	}
 	arm(t, b, "t", v.ID)

@@ -138,7 +138,10 @@ func crashPolicy(i int) SnapshotPolicy {
 }
 
 func killUnderLoad(t *testing.T, dir string, rounds int) {
-	if testing.Short() {
+	switch {
+	case raceEnabled: // make test has all of them without the detector
+		rounds = 3
+	case testing.Short():
 		rounds = 5
 	}
 	seed := uint64(time.Now().UnixNano())

@@ -159,7 +159,7 @@ func TestErringMirrorIsDropped(t *testing.T) {
 				t.Fatal(err)
 			}
 			prepare(t, a, "t", info.ID)
-			if got := sameMirrors(t, a, info.ID); got[4096] != '2' || got[0] != '1' {
+			if got := mirrored(t, a, info.ID); got[4096] != '2' || got[0] != '1' {
 				t.Fatal("content lost")
 			}
 		})
@@ -251,7 +251,7 @@ func TestFilesDamagedByHand(t *testing.T) {
 	a.Close()
 	os.Rename(files["c"]+".away", files["c"])
 	a = open(t, o)
-	if got := sameMirrors(t, a, info.ID); !bytes.Equal(got, bytes.Repeat([]byte{'1'}, 16*mib)) {
+	if got := mirrored(t, a, info.ID); !bytes.Equal(got, bytes.Repeat([]byte{'1'}, 16*mib)) {
 		t.Fatal("content lost")
 	}
 }
@@ -317,7 +317,7 @@ func TestSplitUndone(t *testing.T) {
 	if err := a.WaitInSync(t.Context(), info.ID); err != nil {
 		t.Fatal(err)
 	}
-	if got := sameMirrors(t, a, info.ID); got[8*mib] != '2' {
+	if got := mirrored(t, a, info.ID); got[8*mib] != '2' {
 		t.Fatal("content lost")
 	}
 	eventually(t, "the event", func() bool { return ev.count(SplitUndone) == 1 })
@@ -395,7 +395,7 @@ func TestSplitOutcomeUnknown(t *testing.T) {
 		t.Fatal(err)
 	}
 	prepare(t, a, "t2", info.ID)
-	if got := sameMirrors(t, a, info.ID); got[2*mib] != '2' {
+	if got := mirrored(t, a, info.ID); got[2*mib] != '2' {
 		t.Fatal("content lost")
 	}
 }
@@ -435,7 +435,7 @@ func TestDamagedMaps(t *testing.T) {
 				t.Fatal(err)
 			}
 			prepare(t, a, "t2", info.ID)
-			if got := sameMirrors(t, a, info.ID); got[5*mib] != '1' {
+			if got := mirrored(t, a, info.ID); got[5*mib] != '1' {
 				t.Fatal("content lost")
 			}
 		})

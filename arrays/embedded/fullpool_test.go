@@ -47,7 +47,7 @@ func TestFullFileSystem(t *testing.T) {
 	}
 
 	a = open(t, o)
-	if got := sameMirrors(t, a, info.ID); !bytes.Equal(got, want) {
+	if got := mirrored(t, a, info.ID); !bytes.Equal(got, want) {
 		t.Fatal("stable data lost")
 	}
 	if err := os.Remove(ballast); err != nil {
@@ -62,7 +62,7 @@ func TestFullFileSystem(t *testing.T) {
 	if vi, _ := a.VolumeInfo(info.ID); vi.Mirrors != 2 {
 		t.Fatalf("%+v", vi)
 	}
-	if got := sameMirrors(t, a, info.ID); !bytes.Equal(got, want) {
+	if got := mirrored(t, a, info.ID); !bytes.Equal(got, want) {
 		t.Fatal("stable data lost")
 	}
 }

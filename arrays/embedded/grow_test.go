@@ -31,14 +31,21 @@ func TestGrowWhileFilling(t *testing.T) {
 		t.Fatal(err)
 	}
 	a = open(t, o)
-	if err := a.WaitInSync(t.Context(), info.ID); err != nil {
+	var err error
+	if err = a.WaitInSync(t.Context(), info.ID); err != nil {
 		t.Fatal(err)
 	}
-	got := sameMirrors(t, a, info.ID)
+	sameMirrors(t, a, info.ID)
+	if h, err = a.OpenVolume(info.ID, "test"); err != nil {
+		t.Fatal(err)
+	}
 	if v, _ := a.VolumeInfo(info.ID); v.Mirrors != 2 || v.Size != 300*mib {
 		t.Fatalf("%+v", v)
 	}
-	if !bytes.Equal(got[299*mib:], bytes.Repeat([]byte{'3'}, mib)) || got[3*mib+511] != '2' || got[5*mib] != 0 {
+	if got := read(t, h, 0, 6*mib); got[3*mib-1] != '1' || got[3*mib+511] != '2' || got[5*mib] != 0 {
+		t.Fatal("content of what was there")
+	}
+	if !bytes.Equal(read(t, h, 299*mib, mib), bytes.Repeat([]byte{'3'}, mib)) {
 		t.Fatal("content of what was added")
 	}
 }

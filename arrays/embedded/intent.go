@@ -14,7 +14,7 @@ import (
 // to it begins, and is cleared, lazily, after the mirrors were synced.
 //
 // Marks are set for many writes by one sync: whoever finds the file idle
-// writes for all who wait. Regions are small, so that random writes use up the
+// writes for all who wait, into the file's journal. Regions are small, so that random writes use up the
 // limit with what they wrote and not with what lies around it; a stream, which
 // would have to wait for a sync at every region, has those before it marked
 // ahead.

@@ -296,7 +296,7 @@ func TestModel(t *testing.T) {
 		}
 		m.settled()
 		for _, v := range m.vols {
-			if !bytes.HasPrefix(sameMirrors(t, m.a, v.id), v.data) {
+			if !bytes.HasPrefix(mirrored(t, m.a, v.id), v.data) {
 				rt.Fatalf("mirrors of %s hold something else", v.id)
 			}
 		}

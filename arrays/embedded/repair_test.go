@@ -183,7 +183,7 @@ func TestFileAway(t *testing.T) {
 			if same := mirrorIn(t, a, info.ID, "a").ID == m.ID; same != (what == "back") {
 				t.Errorf("the same mirror: %v", same)
 			}
-			if got := sameMirrors(t, a, info.ID); got[5*mib] != '2' || !bytes.Equal(got[:mib], bytes.Repeat([]byte{'1'}, mib)) {
+			if got := mirrored(t, a, info.ID); got[5*mib] != '2' || !bytes.Equal(got[:mib], bytes.Repeat([]byte{'1'}, mib)) {
 				t.Error("content")
 			}
 		})
@@ -221,7 +221,7 @@ func TestPoolAwayAtStart(t *testing.T) {
 	}
 	a = open(t, o)
 	eventually(t, "the mirror is back", func() bool { return mirrorIn(t, a, info.ID, "a").State == driver.Synchronized })
-	if got := sameMirrors(t, a, info.ID); got[5*mib] != '2' {
+	if got := mirrored(t, a, info.ID); got[5*mib] != '2' {
 		t.Error("content")
 	}
 	if n := a.copied.Load(); n != regionSize {

@@ -103,10 +103,10 @@ func TestRescan(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "it is told that all is compared", func() bool { return ev.count(MapDamaged) > 0 && ev.count(Recovered) > 0 })
-	if got := sameMirrors(t, a, info.ID); got[0] != '2' {
+	if got := mirrored(t, a, info.ID); got[0] != '2' {
 		t.Fatal("content lost")
 	}
-	if got := sameMirrors(t, a, one.ID); got[0] != '7' {
+	if got := mirrored(t, a, one.ID); got[0] != '7' {
 		t.Fatal("content lost")
 	}
 	ss, err := a.Lookup(t.Context(), "clean")
@@ -125,7 +125,7 @@ func TestRescan(t *testing.T) {
 		t.Fatal(err)
 	}
 	prepare(t, a, "t2", info.ID)
-	if got := sameMirrors(t, a, info.ID); got[0] != '2' || len(a.Snapshots()) != 0 {
+	if got := mirrored(t, a, info.ID); got[0] != '2' || len(a.Snapshots()) != 0 {
 		t.Fatal("after the resync")
 	}
 }
@@ -158,7 +158,7 @@ func TestRescanKnowsStaleMirrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	a = open(t, o)
-	if got := sameMirrors(t, a, info.ID); got[0] != '2' {
+	if got := mirrored(t, a, info.ID); got[0] != '2' {
 		t.Fatal("a stale mirror was trusted")
 	}
 	if vi, _ := a.VolumeInfo(info.ID); vi.Mirrors != 1 {

@@ -59,7 +59,7 @@ func TestScrubRepairsFromTheMajority(t *testing.T) {
 
 	// Each mirror is wrong somewhere, twice in one chunk; once data is where the
 	// others have a hole, and once in the last, short block.
-	want := sameMirrors(t, a, info.ID)
+	want := mirrored(t, a, info.ID)
 	file := func(i int) string { return info.Replicas[i].File }
 	junk := bytes.Repeat([]byte{'x'}, 8192)
 	spoil(t, file(0), 4096, junk)
@@ -79,7 +79,7 @@ func TestScrubRepairsFromTheMajority(t *testing.T) {
 	if r.Places != 4 || r.Left() != 0 || r.Repaired != r.Differing || !r.Differences[3].Repaired {
 		t.Fatalf("%+v", r)
 	}
-	if got := sameMirrors(t, a, info.ID); !bytes.Equal(got, want) {
+	if got := mirrored(t, a, info.ID); !bytes.Equal(got, want) {
 		t.Fatal("what the majority held was lost")
 	}
 	if r = scrubbed(t, a, info.ID, false); r.Differing != 0 {
@@ -203,7 +203,7 @@ func TestScrubUnderWrites(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	got := sameMirrors(t, a, info.ID)
+	got := mirrored(t, a, info.ID)
 	for w := range writers {
 		if !bytes.Equal(got[w*area/writers:(w+1)*area/writers], last[w]) {
 			t.Errorf("writer %d lost a write", w)

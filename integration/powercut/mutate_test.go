@@ -25,15 +25,16 @@ import (
 // syncs are the functions of the embedded array that make something stable, or
 // that do nothing else than call those.
 var syncs = []string{
-	"Sync", "SyncDir", "flush", "flushLocked", "flushMaps", "sync", "syncEpoch",
+	"Sync", "SyncDir", "flush", "flushBlocks", "flushLocked", "flushMaps", "flushMarks", "sync", "syncEpoch",
 	"settle", "settleMirror", "settleDir", "syncAll",
 }
 
 // needless are calls that may be missing without harm to anything stable, by
 // file, function and callee, with the reason why they are there.
 var needless = map[string]string{
-	"cut.go makeReady flush": "only so that little is left to sync after the instant",
-	"cut.go flush Sync":      "only so that little is left to sync after the instant, or to write out in the hold",
+	"cut.go makeReady flush":         "only so that little is left to sync after the instant",
+	"mapfile.go withJournal SyncDir": "only for the logs of an earlier version, which no trace has",
+	"cut.go flush Sync":              "only so that little is left to sync after the instant, or to write out in the hold",
 }
 
 // cuts is how many cut points have to pass for a missing fsync to be called

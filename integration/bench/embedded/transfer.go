@@ -32,16 +32,19 @@ type pattern struct {
 	// each file: that costs tmpfs next to nothing, and a disk that discards what
 	// is freed several times as long to remove as to write.
 	count, memory int
-	// depth is how many of ours are in flight: one for a stream, and as many as
-	// an initiator keeps open for random ones.
+	// depth is how many of ours are in flight: for a stream as many as the peer
+	// has, and for random ones as many as an initiator keeps open.
 	depth  int
 	random bool
 }
 
 var patterns = []pattern{
-	{name: "seq-1MiB", unit: "MiB/s", scale: 1, length: mib, count: 256, memory: 256, depth: 1},
+	{name: "seq-1MiB", unit: "MiB/s", scale: 1, length: mib, count: 256, memory: 256, depth: plainStreams},
 	{name: "rand-4KiB", unit: "1/s", scale: 1, length: 4 * kib, count: 1000, memory: 40000, depth: inFlight, random: true},
 }
+
+// plainStreams is how many threads write the peer's files: one for each.
+const plainStreams = 2
 
 // plainSize is the size of the sparse volume, and of the plain files.
 const plainSize = 100 * gib
@@ -116,7 +119,7 @@ func reads() []bench.Benchmark {
 		if p.random {
 			p.count, p.depth = 300000, 2
 		} else {
-			p.count = 2048
+			p.count, p.depth = 2048, 1
 		}
 		out = append(out, bench.Benchmark{
 			Rows: []bench.Row{
@@ -210,7 +213,7 @@ func (m *mirrored) sync() error  { return m.v.Sync() }
 func (m *mirrored) close() error { return errors.Join(m.v.Close(), m.a.Close()) }
 
 // plain is two sparse files.
-type plain struct{ f [2]*os.File }
+type plain struct{ f [plainStreams]*os.File }
 
 func newPlain(dir string, size int64) (*plain, error) {
 	p := new(plain)
