@@ -32,7 +32,7 @@ exec 2>&1
 hash() { for d; do echo "HASH $d $(sha256sum /dev/$d | cut -d' ' -f1)"; done; }
 fill() { mkdir -p $1; for i in 1 2 3 4 5 6; do head -c $2 /dev/urandom >$1/$i; done; sync; }
 lvm() { command lvm "$@" </dev/null; }
-for c in vgcreate lvcreate lvconvert lvchange lvextend vgchange lvs; do eval "$c() { lvm $c -qq \"\$@\"; }"; done
+for c in vgcreate lvcreate lvremove lvconvert lvchange lvextend vgchange lvs; do eval "$c() { lvm $c -qq \"\$@\"; }"; done
 `
 
 var scenes = []scene{

@@ -269,6 +269,11 @@ case %[9]d in
 	;;
 esac
 umount /mnt/v
+if [ $t = thin ] && [ %[9]d = 1 ]; then
+	# LVM's first change of the pool sends what the view left to be sent.
+	lvcreate -s -kn -n extra %[3]s/%[4]s || fail "no snapshot can be made"
+	lvremove -y %[3]s/extra || fail "no snapshot can be removed"
+fi
 lvs -a -o lv_name,segtype,lv_attr,origin,thin_id,data_percent,transaction_id %[3]s
 vgchange -an %[3]s || fail "%[3]s does not deactivate"
 `, n, strings.Join(disks, "|"), v.group, v.volume, strings.Join(v.kept, " "), strings.Join(v.gone, " "), v.type_, sum, round)

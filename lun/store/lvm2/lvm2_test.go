@@ -342,6 +342,9 @@ func FuzzGroup(f *testing.F) {
 	for _, name := range []string{"lvm-o1-thick-4k", "lvm-o3-thin", "lvm-o4-a"} {
 		f.Add(readPV(f, image(f, name)).MDAs[0].Text)
 	}
+	f.Add([]byte(raid1))
+	f.Add([]byte(text(3, `m: start_extent = 0; extent_count = 3; type = "mirror"; mirror_count = 2; mirror_log = "l"; mirrors = ["pv0", 0, "i", 0]`,
+		"i: "+linear(0, 3, "pv1", 2), "l: "+linear(0, 1, "pv2", 0))))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		g, err := lvm2.ParseGroup(b)
 		if err != nil {

@@ -19,8 +19,9 @@ import (
 // A thin snapshot is in its origin's place: the origin's name and UUID now mean
 // the snapshot's device, nothing is to be copied, and other thin snapshots stay
 // what they are. The text is that of `lvconvert --merge` before LVM has told
-// the kernel: the next activation has the pool delete the origin's device. A
-// pool that LVM would not activate is an error.
+// the kernel: it activates like any other, and LVM's next change of the pool has
+// the origin's former device deleted. A pool that LVM would not activate is an
+// error.
 func (e *Edit) Revert(s *Snapshot) error {
 	for _, other := range e.group.SnapshotsOf(s.Origin) {
 		if !other.Thin {
@@ -75,7 +76,8 @@ func (e *Edit) linearise(origin *LV) error {
 }
 
 // takePlace exchanges the devices of a thin snapshot and its origin, drops the
-// snapshot, and has the pool delete the device that has no name any more.
+// snapshot, and has LVM tell the pool to delete the device that has no name any
+// more.
 func (e *Edit) takePlace(s *Snapshot) error {
 	g, lvs := e.group, e.volumes()
 	poolLV := g.lvs[s.COW.Segments[0].thin.pool]
