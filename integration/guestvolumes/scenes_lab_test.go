@@ -30,7 +30,9 @@ const prelude = `
 set -e
 exec 2>&1
 hash() { for d; do echo "HASH $d $(sha256sum /dev/$d | cut -d' ' -f1)"; done; }
-fill() { mkdir -p $1; for i in 1 2 3 4 5 6; do head -c $2 /dev/urandom >$1/$i; done; sync; }
+fill() { mkdir -p $1; for i in 1 2 3 4 5 6; do stamp "$1/$i" $2 >$1/$i; done; sync; }
+# What a disk holds differs from block to block and time to time, and compresses.
+stamp() { read -r up _ </proc/uptime; seq -f "$1 at $up line %.0f" 1 $(($2 / 16)) | head -c $2; }
 lvm() { command lvm "$@" </dev/null; }
 for c in vgcreate lvcreate lvremove lvconvert lvchange lvextend vgchange lvs; do eval "$c() { lvm $c -qq \"\$@\"; }"; done
 `
@@ -44,12 +46,12 @@ lvcreate --type thin-pool -i 2 -I 64k -c 64k -L 96M --poolmetadatasize 4M -n poo
 lvcreate -V 48M -T vgt/pool -n vol
 lvcreate -V 8M -T vgt/pool -n other
 lvcreate -L 8M -n ext vgt
-head -c 8388608 /dev/urandom >/dev/vgt/ext
+stamp ext 8388608 >/dev/vgt/ext
 lvchange -an vgt/ext; lvchange -pr vgt/ext
 lvcreate -s --thinpool vgt/pool vgt/ext -n onext
 lvextend -L 10M vgt/onext
-head -c 1000000 /dev/urandom | dd of=/dev/vgt/onext bs=4k seek=100 conv=fsync
-head -c 70000 /dev/urandom | dd of=/dev/vgt/onext bs=64k seek=135 conv=fsync
+stamp onext 1000000 | dd of=/dev/vgt/onext bs=4k seek=100 conv=fsync
+stamp tail 70000 | dd of=/dev/vgt/onext bs=64k seek=135 conv=fsync
 mkfs.ext4 -q /dev/vgt/vol
 mkdir -p /mnt/a /mnt/b
 mount /dev/vgt/vol /mnt/a

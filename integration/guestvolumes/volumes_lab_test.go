@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,6 +22,9 @@ import (
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/cleave-san/cleave/lun/store/dmthin"
 )
+
+// keep is how images come into lun/testdata.
+var keep = flag.String("keep", "", "directory to copy the disks to, after the cut, with the hashes that the kernel read")
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -112,6 +116,18 @@ func (s *scene) make(t *testing.T, files []string) map[string]string {
 	run(t, m, "cat >/run/cut <<'END'\n"+prelude+s.cut+"\nEND\nsh /run/cut >/run/cut.out 2>&1 </dev/null &\n")
 	run(t, m, `for i in $(seq 3000); do grep -q '^now' /run/cut.out && exit 0; sleep 0.02; done; cat /run/cut.out; exit 1`)
 	m.Kill()
+	if *keep != "" {
+		for i, f := range files {
+			b, err := os.ReadFile(f)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(*keep, fmt.Sprintf("%s-%d.img", strings.ReplaceAll(s.name, " ", "-"), i+1)), b, 0o600)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		t.Logf("hashes: %v", want)
+	}
 	return want
 }
 

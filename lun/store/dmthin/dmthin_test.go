@@ -20,7 +20,7 @@ import (
 
 func thin(t testing.TB, m memory, data uint64, id uint64, size int64, external lun.Device) *dmthin.Thin {
 	t.Helper()
-	p, err := dmthin.Open(m, numbered(data*dataBlock))
+	p, err := dmthin.Open(m, numbered(data*dataBlock), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestReadsWhatIsMapped(t *testing.T) {
 		if n := rapid.Int64Range(-dataBlock, 160*dataBlock).Draw(t, "external"); n >= 0 {
 			external = numbered(n)
 		}
-		p, err := dmthin.Open(build(fan, data, map[uint64]map[uint64]uint64{3: m, 1: {}, 9: {4: 4}}), numbered(data*dataBlock))
+		p, err := dmthin.Open(build(fan, data, map[uint64]map[uint64]uint64{3: m, 1: {}, 9: {4: 4}}), numbered(data*dataBlock), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +149,7 @@ func checkRanges(t interface{ Fatalf(string, ...any) }, d *dmthin.Thin, m map[ui
 
 func TestPoolTellsItsDevices(t *testing.T) {
 	m := build(2, 10, map[uint64]map[uint64]uint64{1: {0: 1}, 2: {}, 700: {1: 2, 3: 4}})
-	p, err := dmthin.Open(m, numbered(10*dataBlock))
+	p, err := dmthin.Open(m, numbered(10*dataBlock), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestPoolTellsItsDevices(t *testing.T) {
 	if _, err := p.Thin(3, 1, nil); !strings.Contains(fmt.Sprint(err), "no device of this id") {
 		t.Errorf("a device that is not there: %v", err)
 	}
-	empty, err := dmthin.Open(build(2, 10, nil), numbered(10*dataBlock))
+	empty, err := dmthin.Open(build(2, 10, nil), numbered(10*dataBlock), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func TestBadMetadata(t *testing.T) {
 // readAll reads all devices of a pool to their end, both ways, and counts what
 // is mapped.
 func readAll(m memory, data int64) (mapped int64, err error) {
-	p, err := dmthin.Open(m, numbered(data*dataBlock))
+	p, err := dmthin.Open(m, numbered(data*dataBlock), nil)
 	if err != nil {
 		return 0, err
 	}
@@ -413,7 +413,7 @@ func newEndless() *endless {
 // time: a walk of all, and lookups everywhere.
 func TestMillionsOfMappingsFitInMemory(t *testing.T) {
 	e := newEndless()
-	p, err := dmthin.Open(e, numbered(1<<24*dataBlock))
+	p, err := dmthin.Open(e, numbered(1<<24*dataBlock), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -451,7 +451,7 @@ func TestManyReaders(t *testing.T) {
 	for i := range uint64(200) {
 		m[i*2] = 199 - i
 	}
-	p, err := dmthin.Open(build(3, 200, map[uint64]map[uint64]uint64{1: m, 2: m}), numbered(200*dataBlock))
+	p, err := dmthin.Open(build(3, 200, map[uint64]map[uint64]uint64{1: m, 2: m}), numbered(200*dataBlock), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -529,7 +529,7 @@ func FuzzPool(f *testing.F) {
 // BenchmarkLookup is random lookups in four million mappings, most of them in
 // leaves that are not in the cache.
 func BenchmarkLookup(b *testing.B) {
-	p, err := dmthin.Open(newEndless(), numbered(1<<24*dataBlock))
+	p, err := dmthin.Open(newEndless(), numbered(1<<24*dataBlock), nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -2,9 +2,9 @@
 // (drivers/md/dm-thin-metadata.c): which block of a pool's data device holds
 // which block of a thin volume.
 //
-//	p, err := dmthin.Open(metadata, data)   superblock checked, nothing else read
-//	t, err := p.Thin(id, size, nil)         one thin device: a read-only lun.Device
-//	t.Lookup(off), t.Ranges(off, n, fn)     where its bytes lie on the data device
+//	p, err := dmthin.Open(metadata, data, nil)   superblock checked, nothing else read
+//	t, err := p.Thin(id, size, nil)              one thin device: a read-only lun.Device
+//	t.Lookup(off), t.Ranges(off, n, fn)          where its bytes lie on the data device
 //
 // A thin snapshot is a thin device like any other: the kernel copied the root
 // of its origin's tree and has since given every write of either a new block.
@@ -13,8 +13,8 @@
 // account for reading.
 //
 // Trees are never loaded as a whole: a volume of 1 TiB may have sixteen million
-// mappings. Lookups go down the B-tree through a cache of at most CacheSize
-// bytes that all devices of a pool share; Ranges walks it in order.
+// mappings. Lookups go down the B-tree through a Cache of at most CacheSize
+// bytes, which pools may share; Ranges walks it in order.
 //
 // The kernel writes metadata to new blocks and then the superblock (shadow
 // paging), so a pool that was split at any instant is that of its last commit:
@@ -36,7 +36,7 @@ const (
 	blockSize  = 4096 // of the metadata, always
 	sectorSize = 512
 
-	// CacheSize is what the nodes of one pool may take in memory, in bytes.
+	// CacheSize is what the nodes in one Cache may take in memory, in bytes.
 	CacheSize = 16 << 20
 
 	// maxDepth bounds a tree. Sixteen levels of the smallest nodes that the

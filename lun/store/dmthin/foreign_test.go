@@ -96,7 +96,7 @@ func run(t *testing.T, program string, args ...string) []byte {
 func agrees(t *testing.T, meta memory, want *dump) {
 	t.Helper()
 	data := numbered(int64(want.DataBlocks) * want.Block * 512)
-	p, err := dmthin.Open(meta, data)
+	p, err := dmthin.Open(meta, data, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

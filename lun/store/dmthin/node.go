@@ -128,12 +128,12 @@ func (b bounds) within(n *node, depth int) error {
 
 // node reads a node, through the cache.
 func (p *Pool) node(block uint64, leafSize int) (*node, error) {
-	if n := p.cache.get(block); n != nil && (!n.leaf || n.size == leafSize) {
+	if n := p.cache.get(p, block); n != nil && (!n.leaf || n.size == leafSize) {
 		return n, nil
 	}
 	n, err := p.readNode(block, leafSize)
 	if err == nil {
-		p.cache.put(n)
+		p.cache.put(p, n)
 	}
 	return n, err
 }
@@ -155,38 +155,46 @@ func (p *Pool) follow(n *node, i int) (uint64, error) {
 	return c, nil
 }
 
-// cache keeps nodes in two generations: what was used since the last change of
-// generations is young, what was used in the one before is old, the rest is
-// forgotten.
-type cache struct {
+// Cache keeps nodes of any number of pools, CacheSize bytes in all. It may be
+// used by several goroutines.
+//
+// It has two generations: what was used since the last change of generations is
+// young, what was used in the one before is old, the rest is forgotten.
+type Cache struct {
 	mu         sync.Mutex
-	young, old map[uint64]*node
+	young, old map[cached]*node
+}
+
+type cached struct {
+	pool  *Pool
+	block uint64
 }
 
 // A node takes its block and about a hundred bytes round it.
 const cacheNodes = CacheSize / (blockSize + 128) / 2
 
-func (c *cache) get(block uint64) *node {
+func (c *Cache) get(p *Pool, block uint64) *node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := c.young[block]
+	at := cached{p, block}
+	n := c.young[at]
 	if n == nil {
-		if n = c.old[block]; n != nil {
-			c.add(n)
+		if n = c.old[at]; n != nil {
+			c.add(at, n)
 		}
 	}
 	return n
 }
 
-func (c *cache) put(n *node) {
+func (c *Cache) put(p *Pool, n *node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.add(n)
+	c.add(cached{p, n.block}, n)
 }
 
-func (c *cache) add(n *node) {
+func (c *Cache) add(at cached, n *node) {
 	if c.young == nil || len(c.young) >= cacheNodes {
-		c.old, c.young = c.young, make(map[uint64]*node)
+		c.old, c.young = c.young, make(map[cached]*node)
 	}
-	c.young[n.block] = n
+	c.young[at] = n
 }

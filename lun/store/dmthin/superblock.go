@@ -77,14 +77,18 @@ type Pool struct {
 
 	meta, data       lun.Device
 	mappings, detail uint64 // roots
-	cache            cache
+	cache            *Cache
 }
 
 // Open reads the superblock of the pool whose metadata and data devices these
 // are; they must stay open, and must not change, as long as the pool is used.
+// The pool's nodes share the cache with those of others; nil makes a new one.
 // A pool that needs a check is ErrNeedsCheck. Metadata that is none, by magic,
 // is a *lun.FormatError here, since the caller knows that it must be.
-func Open(meta, data lun.Device) (*Pool, error) {
+func Open(meta, data lun.Device, nodes *Cache) (*Pool, error) {
+	if nodes == nil {
+		nodes = &Cache{}
+	}
 	b := make([]byte, blockSize)
 	if meta.Size() < blockSize {
 		return nil, &lun.FormatError{Format: format, Offset: 0, Field: "metadata device", Value: meta.Size(), Reason: "is too small for a superblock"}
@@ -92,7 +96,7 @@ func Open(meta, data lun.Device) (*Pool, error) {
 	if _, err := meta.ReadAt(b, 0); err != nil {
 		return nil, fmt.Errorf("read the thin pool's superblock: %w", err)
 	}
-	p := &Pool{meta: meta, data: data}
+	p := &Pool{meta: meta, data: data, cache: nodes}
 	if err := p.super(b); err != nil {
 		return nil, err
 	}

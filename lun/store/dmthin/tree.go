@@ -55,7 +55,7 @@ func (p *Pool) walk(root uint64, leafSize int, from, to uint64, fn func(n *node,
 }
 
 func (p *Pool) walkNode(block uint64, leafSize int, from, to uint64, in bounds, depth int, fn func(n *node, i int) error) error {
-	n := p.cache.get(block)
+	n := p.cache.get(p, block)
 	if n == nil || n.leaf && n.size != leafSize {
 		var err error
 		if n, err = p.readNode(block, leafSize); err != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/store/dmthin"
 )
 
 // Assemble makes volume groups of the PVs found on all devices. For each group
@@ -64,8 +65,10 @@ func Assemble(pvs []*PV) (groups []*Group, damage []error) {
 		}
 	}
 	claimed := make(map[*PV]bool)
+	nodes := &dmthin.Cache{}
 	for _, id := range order {
 		g := best[id]
+		g.pools.nodes = nodes
 		if err := g.attach(byUUID, claimed); err != nil {
 			damage = append(damage, err)
 			continue

@@ -11,8 +11,9 @@ import (
 // pools keeps the thin pools of a group that were opened, so that all volumes
 // of a pool share one cache. It is the one part of a Group that changes.
 type pools struct {
-	mu   sync.Mutex
-	open map[*LV]*Pool
+	nodes *dmthin.Cache // of all groups that were assembled together
+	mu    sync.Mutex
+	open  map[*LV]*Pool
 }
 
 // Pool is an opened thin pool.
@@ -67,7 +68,7 @@ func (g *Group) openPool(lv *LV, d descent) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := dmthin.Open(meta, data)
+	pool, err := dmthin.Open(meta, data, g.pools.nodes)
 	if err != nil {
 		return nil, err
 	}
