@@ -145,8 +145,13 @@ func (g *Group) Missing() []*GroupPV {
 	return out
 }
 
-// MissingError says that p is needed for what and is not there.
+// MissingError says that p is needed for what and is not there, or not to be
+// used.
 func (g *Group) MissingError(what string, p *GroupPV) error {
+	if p.PV != nil {
+		return &lun.FormatError{Format: format, Offset: -1, Field: what + " needs physical volume " + p.Name, Value: p.UUID,
+			Reason: "was missing for LVM at some time and may hold old data: in the guest, vgextend --restoremissing or vgreduce --removemissing"}
+	}
 	hint := ""
 	if p.Hint != "" {
 		hint = fmt.Sprintf(" (%.64q in the guest)", p.Hint)

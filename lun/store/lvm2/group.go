@@ -3,6 +3,7 @@ package lvm2
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,6 +41,10 @@ type GroupPV struct {
 	Start   int64  // bytes from the start of the PV to its first extent
 	Extents int64
 	PV      *PV // nil: on none of the devices given
+	// Marked says that LVM had to do without the PV at some time and has not
+	// taken it back: what is on it may be old, so that volumes that need it are
+	// refused, as LVM does.
+	Marked bool
 }
 
 // LV is a logical volume.
@@ -184,6 +189,7 @@ func (g *Group) parsePV(it Item) (*GroupPV, error) {
 		return nil, err
 	}
 	pv.Hint, _ = f.m["device"].Value.(string)
+	pv.Marked = slices.Contains(f.strs("flags"), "MISSING")
 	start, err := f.num("pe_start", 0, math.MaxInt64/sectorSize)
 	if err != nil {
 		return nil, err

@@ -213,7 +213,7 @@ func (g *Group) raidLeg(f fields, s *Segment, d descent) (int, error) {
 // readable says whether a leg can be read.
 func (g *Group) readable(st Stripe, d descent) error {
 	if gp := g.pvs[st.Name]; gp != nil {
-		if gp.PV == nil {
+		if gp.PV == nil || gp.Marked {
 			return g.MissingError("a leg", gp)
 		}
 		return nil

@@ -233,6 +233,21 @@ func TestMirrorIsReadFromItsFirstLeg(t *testing.T) {
 	}
 }
 
+// TestPVThatWasMissing: LVM wrote on without it, so it may be old.
+func TestPVThatWasMissing(t *testing.T) {
+	marked := strings.Replace(raid1, "pe_start = 0", "flags = [\"MISSING\"]\npe_start = 0", 1)
+	a, b := filled('A'), filled('a')
+	super(a, 0, 7, 0, ^uint64(0))
+	super(b, 1, 9, 1, ^uint64(0))
+	g := group(t, marked, a, b)
+	if got, err := reads(t, g, "r"); got != "cde" {
+		t.Errorf("the raid: %q, %v; want the other leg", got, err)
+	}
+	if _, err := reads(t, g, "other"); err == nil || !strings.Contains(err.Error(), "vgextend --restoremissing") {
+		t.Errorf("a volume on it: %v", err)
+	}
+}
+
 // TestStackedVolumes: what a pvmove leaves in the middle, a stripe over
 // volumes, pieces of others.
 func TestStackedVolumes(t *testing.T) {

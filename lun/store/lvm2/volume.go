@@ -89,7 +89,7 @@ func (g *Group) areasOf(lv *LV, d descent) ([]Area, error) {
 				areas = append(areas, sub...)
 				continue
 			}
-			if gp.PV == nil {
+			if gp.PV == nil || gp.Marked {
 				return nil, g.MissingError(what, gp)
 			}
 			c.PV, c.Off = gp, gp.PV.Off+gp.Start+c.Off
@@ -191,7 +191,7 @@ func (g *Group) open(lv *LV, d descent) (lun.Device, error) {
 				if c.dev, err = g.openName(c.name, d); err != nil {
 					return nil, err
 				}
-			} else if gp.PV == nil {
+			} else if gp.PV == nil || gp.Marked {
 				return nil, g.MissingError(what, gp)
 			} else {
 				c.dev, c.Off = gp.PV.Dev, gp.PV.Off+gp.Start+c.Off
