@@ -18,7 +18,9 @@
 //     the connection, and after a bounded time the request fails;
 //   - a connection that breaks is made again, at the portals in turn, for at most
 //     Options.Recovery; before a byte is trusted the LUN must have the identity
-//     it had, else every request fails with ErrIdentity;
+//     it had, else every request fails with ErrIdentity. The same is asked after
+//     unit attentions, and every Options.NopInterval: some targets exchange a LUN
+//     within a session without a word, and what they do in between is not seen;
 //   - reads are repeated after that. So are writes, while nobody has been told
 //     that they are done: the session is reinstated (RFC 7143 section 6.3.5), so
 //     that the target has dropped the commands of the old one, and a write that

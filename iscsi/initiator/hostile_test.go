@@ -441,6 +441,37 @@ func TestExchangedInSession(t *testing.T) {
 	}
 }
 
+// One that exchanges it without a word is found out within NopInterval, before
+// the next command.
+func TestExchangedSilently(t *testing.T) {
+	p := newPeer(t)
+	var wrong atomic.Bool
+	p.onCommand(func(c *peerConn, h *pdu.Header, _ []byte) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if h.Opcode() == pdu.OpSCSICommand && h.CDB()[0] == opWrite10 && p.serial != "one" {
+			wrong.Store(true)
+		}
+		return false
+	})
+	o := p.options()
+	o.NopInterval = 50 * time.Millisecond
+	d := open(t, o)
+	mustWrite(t, d, 0, make([]byte, 512))
+	p.mu.Lock()
+	p.serial = "two"
+	p.mu.Unlock()
+	s := d.cur.Load()
+	doubts := s.doubts.Load()
+	eventually(t, "doubts", func() bool { return s.doubts.Load() > doubts })
+	if _, err := d.WriteAt(make([]byte, 512), 0); !errors.Is(err, ErrIdentity) {
+		t.Errorf("%v", err)
+	}
+	if wrong.Load() {
+		t.Error("the wrong LUN was written to")
+	}
+}
+
 // What the target says about its start decides whether a Sync can be trusted.
 func TestCacheAcrossSessions(t *testing.T) {
 	for _, c := range []struct {

@@ -49,7 +49,8 @@ type Options struct {
 	Recovery time.Duration
 
 	// NopInterval is how long the target may be silent before it is asked
-	// whether it lives, and how long it may then take. Default 10 s.
+	// whether it lives, and how long it may then take; and for how long the
+	// identity of the LUN is believed. Default 10 s.
 	NopInterval time.Duration
 
 	// MaxTransfer is the most bytes moved by one command. Default 1 MiB.

@@ -43,16 +43,7 @@ func (d *Disk) run(c *command, change bool) (int, error) {
 			return 0, fmt.Errorf("%w: %w", ErrUncertain, r.lost.lost())
 		}
 		epoch := d.epoch.Load()
-		n, err := s.do(c)
-		if s.doubts.Load() != s.cleared.Load() {
-			e := d.verify(s)
-			if e != nil && !errors.Is(e, errSession) {
-				return 0, e
-			}
-			if e != nil {
-				err = e // what it did before it ended is not trusted either
-			}
-		}
+		n, err := d.surely(s, c)
 		if err == nil {
 			if change {
 				d.stable.wrote(epoch)
@@ -63,6 +54,19 @@ func (d *Disk) run(c *command, change bool) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// surely has a session perform a command, if it leads to the right LUN before and
+// after it: what another one did is not told.
+func (d *Disk) surely(s *session, c *command) (int, error) {
+	if err := d.verify(s); err != nil {
+		return 0, err
+	}
+	n, err := s.do(c)
+	if e := d.verify(s); e != nil {
+		return 0, e
+	}
+	return n, err
 }
 
 // samePort reports whether a session reinstates another, so that the target has
@@ -157,9 +161,11 @@ func (d *Disk) on(ctx context.Context, s *session) asker {
 	}
 }
 
-// verify looks whether a session still leads to the same LUN. It is called when
-// there is doubt, by each command that ended since.
+// verify looks whether a session still leads to the same LUN, if there is doubt.
 func (d *Disk) verify(s *session) error {
+	if s.doubts.Load() == s.cleared.Load() {
+		return nil
+	}
 	d.checks.Lock()
 	defer d.checks.Unlock()
 	for range attentionsMax {

@@ -26,8 +26,9 @@ type session struct {
 	group  string
 	limits struct{ timeout, nop int64 } // in ticks
 
-	// doubts counts what makes the number perhaps stand for another LUN, cleared
-	// how many of them have been looked into.
+	// doubts counts what makes the number perhaps stand for another LUN: unit
+	// attentions, and time, for some targets exchange a LUN without a word.
+	// cleared is how many of them have been looked into.
 	doubts, cleared atomic.Int32
 
 	// epoch is the disk's: it grows with what may have cost the LUN its cache.
@@ -37,6 +38,7 @@ type session struct {
 	maxCmdSN  atomic.Uint32
 	waiters   atomic.Int32 // for a task and room in the command window
 	heard     atomic.Int64 // tick of the last PDU
+	doubted   int64        // tick of the last doubt by time; watch's
 	now       atomic.Int64 // ticks since the login
 
 	mu      sync.Mutex
@@ -293,6 +295,10 @@ func (s *session) look(now int64) error {
 	}
 	if (s.closing || s.waiters.Load() > 0) && now-s.started > s.limits.timeout {
 		return fmt.Errorf("command window is closed: %w", errTimeout)
+	}
+	if now-s.doubted >= s.limits.nop {
+		s.doubted = now
+		s.doubts.Add(1)
 	}
 	silent := now - s.heard.Load()
 	switch {
