@@ -58,8 +58,9 @@ var arrows = []struct{ from, to string }{
 	{"plugin/cli", "plugin/api orchestrator arrays arrays/driver iscsi lun lun/open lun/recovery"},
 	{"plugin/...", "plugin/api orchestrator arrays arrays/driver iscsi lun"},
 
-	{"integration/lab/...", "integration/lab"},
-	{"integration/bench", ""},
+	{"integration/results", ""},
+	{"integration/lab/...", "integration/lab integration/results"},
+	{"integration/bench", "integration/results"},
 	{"integration/...", "..."},
 }
 

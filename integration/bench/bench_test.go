@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cleave-san/cleave/integration/results"
 )
 
 // figures is a side whose runs give these, one after the other.
@@ -41,7 +43,7 @@ func try(t *testing.T, path, rows string, busy float64, families ...Family) ([]R
 		busy: func(context.Context) (float64, error) { return busy, nil },
 	}
 	err := r.Run(t.Context(), families)
-	res, lerr := Load(path)
+	res, lerr := results.Load[Result](path)
 	if lerr != nil {
 		t.Fatal(lerr)
 	}
@@ -174,7 +176,7 @@ func TestStopped(t *testing.T) {
 	if err := r.Run(ctx, []Family{f}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error: %v", err)
 	}
-	if got, err := Load(path); err != nil || len(got) != 1 || closed != 2 {
+	if got, err := results.Load[Result](path); err != nil || len(got) != 1 || closed != 2 {
 		t.Errorf("%+v, %v; %d closed", got, err, closed)
 	}
 }

@@ -1,13 +1,8 @@
 package bench
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 )
 
@@ -109,35 +104,4 @@ func merge(old, fresh []Result, order []string) []Result {
 		}
 	}
 	return out
-}
-
-// Load reads a results file; one that is not there has no results.
-func Load(path string) ([]Result, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var r []Result
-	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, fmt.Errorf("results file %s: %w", path, err)
-	}
-	return r, nil
-}
-
-// save replaces the results file.
-func save(path string, r []Result) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(path+".new", append(b, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"regexp"
 	"time"
+
+	"github.com/cleave-san/cleave/integration/results"
 )
 
 // A benchmark gets no further runs once it has taken enough, if it has had two,
@@ -51,7 +53,7 @@ func (r Runner) Run(ctx context.Context, families []Family) (err error) {
 	if r.busy == nil {
 		r.busy = BusyShare
 	}
-	all, err := Load(r.Results)
+	all, err := results.Load[Result](r.Results)
 	if err != nil {
 		return err
 	}
@@ -62,7 +64,7 @@ func (r Runner) Run(ctx context.Context, families []Family) (err error) {
 		}
 		done = append(done, fresh...)
 		all = merge(all, fresh, names(families))
-		return save(r.Results, all)
+		return results.Save(r.Results, all)
 	}
 	fmt.Fprintln(r.Table, header)
 	for _, f := range families {

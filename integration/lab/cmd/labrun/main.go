@@ -19,15 +19,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/cleave-san/cleave/integration/results"
 )
 
 // result is one scenario in the results file.
@@ -63,7 +63,7 @@ func lab(ctx context.Context, run, out string, again bool) error {
 	if err != nil {
 		return err
 	}
-	results, err := load(out)
+	done, err := results.Load[result](out)
 	if err != nil {
 		return err
 	}
@@ -77,8 +77,8 @@ func lab(ctx context.Context, run, out string, again bool) error {
 		if !chosen.MatchString(s.name()) {
 			continue
 		}
-		i := slices.IndexFunc(results, func(r result) bool { return r.Name == s.name() })
-		if i >= 0 && results[i].OK && results[i].Commit == commit && !strings.HasSuffix(commit, changed) && !again {
+		i := slices.IndexFunc(done, func(r result) bool { return r.Name == s.name() })
+		if i >= 0 && done[i].OK && done[i].Commit == commit && !strings.HasSuffix(commit, changed) && !again {
 			fmt.Printf("ok    %s (before)\n", s.name())
 			continue
 		}
@@ -88,11 +88,11 @@ func lab(ctx context.Context, run, out string, again bool) error {
 		}
 		r.Commit = commit
 		if i >= 0 {
-			results[i] = r
+			done[i] = r
 		} else {
-			results = append(results, r)
+			done = append(done, r)
 		}
-		if err := save(out, results); err != nil {
+		if err := results.Save(out, done); err != nil {
 			return err
 		}
 		if !r.OK {
@@ -115,35 +115,6 @@ func figures(m map[string]string) string {
 	}
 	slices.Sort(l)
 	return strings.Join(l, ", ")
-}
-
-func load(path string) ([]result, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var r []result
-	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return r, nil
-}
-
-func save(path string, r []result) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(path+".new", append(b, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
 }
 
 // changed marks a commit with changes on top.
