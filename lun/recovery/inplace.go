@@ -15,6 +15,14 @@ import (
 // same volume worthless. Compared with errors.Is; the text names them.
 var ErrDiscards = errors.New("their content would be lost: agree to that, or recover to a file or as a view")
 
+// Mode is how a volume is put back in place.
+type Mode string
+
+const (
+	Overwrite Mode = "overwrite" // what a thick snapshot preserves is written over the volume
+	Delete    Mode = "delete"    // the volume takes a thin snapshot's device, and its own goes
+)
+
 // InPlaceOptions of PrepareInPlace.
 type InPlaceOptions struct {
 	// Snapshots to recover, by UUID or name ("vg/snap"), at most one per
@@ -28,14 +36,19 @@ type InPlaceOptions struct {
 // InPlace is a recovery in place that is ready to run: nothing is written
 // before Run, and all that could be wrong with the formats has been found.
 //
-// The way is that of LVM's own `lvconvert --merge`, so that the devices say at
-// each moment what state they are in, to this program and to LVM alike:
+// A thin snapshot is put back by metadata alone (Delete): one commit gives its
+// device to the volume and has LVM delete the dirty device from the pool at the
+// next activation.
+//
+// For a thick one (Overwrite), the way is that of LVM's own `lvconvert --merge`,
+// so that the devices say at each moment what state they are in, to this program
+// and to LVM alike:
 //
 //  1. The metadata marks the snapshots as merging, and other snapshots of the
 //     same volumes are gone from it.
 //  2. What the snapshots preserve is written over their volumes. The stores
 //     stay as they are.
-//  3. The metadata has the snapshots no more.
+//  3. The metadata has the snapshots no more; see lvm2.Edit.Revert.
 //
 // Each step is stable before the next begins, and a change of metadata counts
 // by headers of one sector each. A crash, or an error, at any point therefore
@@ -53,6 +66,7 @@ type InPlace struct {
 	// Done says that an earlier run came to its end: Run writes nothing.
 	Done bool
 
+	sources []*open.Disk
 	disks   []*merged // by source
 	byPV    map[*lvm2.PV]int
 	mark    []lvm2.Change
@@ -84,6 +98,7 @@ func PrepareInPlace(ctx context.Context, c *open.Contents, o InPlaceOptions) (*I
 	}
 	p := &InPlace{byPV: make(map[*lvm2.PV]int)}
 	disks := make(map[*lvm2.PV]*merged)
+	p.sources = c.Disks
 	for i, d := range c.Disks {
 		m := &merged{base: d.Device}
 		p.disks = append(p.disks, m)
@@ -116,6 +131,9 @@ func PrepareInPlace(ctx context.Context, c *open.Contents, o InPlaceOptions) (*I
 		if err != nil {
 			return nil, err
 		}
+		if r.Mode = Overwrite; pick.snap.Thin {
+			r.Mode = Delete
+		}
 		p.Volumes = append(p.Volumes, r)
 		if groups[pick.group] == nil {
 			order = append(order, pick.group)
@@ -142,10 +160,7 @@ func (p *InPlace) metadata(g *lvm2.Group, picks []chosen, o InPlaceOptions) erro
 	marked := true
 	var said []string
 	for _, pick := range picks {
-		for _, s := range g.SnapshotsOf(pick.snap.Origin) {
-			if s == pick.snap || s.Thin {
-				continue // a thin one stays what it is, whatever its origin becomes
-			}
+		for _, s := range others(g, pick) {
 			if !o.DiscardOthers {
 				return fmt.Errorf("recover %s to %s in place: it has other snapshots (%s): %w", pick.volume(), pick.name(), listed(g, others(g, pick)), ErrDiscards)
 			}
@@ -202,18 +217,22 @@ func (p *InPlace) held(g *lvm2.Group) {
 	}
 }
 
-// layOut lists and asks for all that Run will write.
+// layOut lists all that Run will write, and asks the disks whether they take it.
 func (p *InPlace) layOut() error {
 	for i, m := range p.disks {
 		m.seal()
 		logical, _ := m.Blocks()
 		block := int64(logical)
+		ask := asker{disk: p.sources[i]}
 		err := m.preserved(func(off, n int64) error {
 			p.bytes += n
 			p.ragged = p.ragged || off%block != 0 || n%block != 0
 			p.lists[i].add(off, n)
-			return writable(m.base, off, n)
+			return ask.add(off, n)
 		})
+		if err == nil {
+			err = ask.flush()
+		}
 		if err != nil {
 			return fmt.Errorf("recover in place: %w", err)
 		}
@@ -223,7 +242,7 @@ func (p *InPlace) layOut() error {
 			for _, q := range c.Patches() {
 				i := p.byPV[q.PV]
 				p.lists[i].add(q.Off, int64(len(q.Data)))
-				if err := writable(q.PV.Dev, q.Off, int64(len(q.Data))); err != nil {
+				if err := p.sources[i].CheckWritable([]lun.Extent{{Off: q.Off, Len: int64(len(q.Data))}}); err != nil {
 					return fmt.Errorf("recover in place: %w", err)
 				}
 			}
@@ -232,13 +251,28 @@ func (p *InPlace) layOut() error {
 	return nil
 }
 
-// writable asks a device that can tell, such as a virtual disk whose blocks may
-// be missing, whether it would take a write.
-func writable(d lun.Device, off, n int64) error {
-	if w, ok := d.(interface{ Writable(off, n int64) error }); ok {
-		return w.Writable(off, n)
+// asker asks a disk whether it takes writes: a virtual disk may have no blocks
+// of its own there.
+type asker struct {
+	disk *open.Disk
+	list []lun.Extent
+}
+
+func (a *asker) add(off, n int64) error {
+	if k := len(a.list) - 1; k >= 0 && a.list[k].Off+a.list[k].Len == off {
+		a.list[k].Len += n
+		return nil
 	}
-	return nil
+	if a.list = append(a.list, lun.Extent{Off: off, Len: n}); len(a.list) < maxExtents {
+		return nil
+	}
+	return a.flush()
+}
+
+func (a *asker) flush() error {
+	err := a.disk.CheckWritable(a.list)
+	a.list = a.list[:0]
+	return err
 }
 
 // Bytes is how much of the volumes is written, without metadata.

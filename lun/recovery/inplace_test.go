@@ -142,7 +142,7 @@ func covers(t *testing.T, lists [][]lun.Extent, m *machine) {
 // TestInPlaceInterruptedAtEveryWrite cuts the power in every write in turn. The
 // view of what is left is the recovered volume, a second run ends it, and its
 // list names all that either run has changed. Of the hundreds of writes of
-// volumes that the larger images need, every 13th has to do, unless
+// volumes that the larger images need, every 47th has to do, unless
 // CLEAVE_EVERY_WRITE is set (a minute).
 func TestInPlaceInterruptedAtEveryWrite(t *testing.T) {
 	for _, tc := range inPlace {
@@ -167,7 +167,7 @@ func TestInPlaceInterruptedAtEveryWrite(t *testing.T) {
 			same := likeness{want: want, places: differing(dirty, want)}
 			all := total < 120 || os.Getenv("CLEAVE_EVERY_WRITE") != ""
 			for n := 1; n <= total; n++ {
-				if !all && n > 8 && n < total-8 && n%13 != 0 {
+				if !all && n > 6 && n < total-6 && n%47 != 0 {
 					continue
 				}
 				m.reset()

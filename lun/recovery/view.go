@@ -42,6 +42,7 @@ type Recovered struct {
 	// Discarded are other thick snapshots of the volume, "vg/snap": they are of
 	// another origin now, and gone.
 	Discarded []string `json:"discarded,omitempty"`
+	Mode      Mode     `json:"mode,omitempty"` // in place only
 }
 
 // View is a recovered image of one or several devices.

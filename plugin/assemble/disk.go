@@ -35,7 +35,21 @@ var (
 // openDisk opens path and claims it: a block device by O_EXCL, which the kernel
 // grants to one holder and to nobody while it is mounted (open(2)); a file by
 // flock(2), alone for writing. In use is orchestrator.ErrBusy.
-func openDisk(path string, writable bool) (_ *disk, err error) {
+func openDisk(path string, writable bool) (*disk, error) {
+	d, err := claimDisk(path, writable)
+	if err != nil {
+		return nil, err
+	}
+	if logical, _ := d.Blocks(); d.Size() == 0 || d.Size()%int64(logical) != 0 {
+		err := usage("%s has %d bytes: a LUN has whole blocks of %d, and one at least; `truncate` makes it so", path, d.Size(), logical)
+		return nil, errors.Join(err, d.f.Close())
+	}
+	return d, nil
+}
+
+// claimDisk is openDisk for what need not have whole blocks: a virtual disk's
+// container.
+func claimDisk(path string, writable bool) (_ *disk, err error) {
 	st, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -67,9 +81,6 @@ func openDisk(path string, writable bool) (_ *disk, err error) {
 	d, err := open.FromFile(f)
 	if err != nil {
 		return nil, err
-	}
-	if logical, _ := d.Blocks(); d.Size() == 0 || d.Size()%int64(logical) != 0 {
-		return nil, usage("%s has %d bytes: a LUN has whole blocks of %d, and one at least; `truncate` makes it so", path, d.Size(), logical)
 	}
 	return &disk{FileDevice: d, f: f, writable: writable}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"path/filepath"
 
+	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/cleave-san/cleave/lun/recovery/worker"
@@ -16,24 +17,29 @@ import (
 // sources opens files, devices and LUNs for a worker to look into. What comes from
 // a target is parsed here; the worker gets its blocks.
 func sources(ctx context.Context, from cli.LUNSources) (s worker.Spec, closeAll func() error, err error) {
+	return openSources(ctx, from, false)
+}
+
+// openSources is sources for what may be written as well: that is claimed.
+func openSources(ctx context.Context, from cli.LUNSources, writable bool) (s worker.Spec, closeAll func() error, err error) {
 	closeAll = func() error {
 		var errs []error
 		for _, src := range s.Sources {
-			errs = append(errs, src.Device.(io.Closer).Close())
+			errs = append(errs, vdisk.Close(src.Device))
 		}
 		return errors.Join(errs...)
 	}
 	s.Containers, s.ContainerSnapshot = !from.Raw, from.Snapshot
 	for _, path := range from.Paths {
 		if isLUN(path) {
-			d, err := openLUN(ctx, path, from.Login, false)
+			d, err := openLUN(ctx, path, from.Login, writable)
 			if err != nil {
 				return s, nil, errors.Join(err, closeAll())
 			}
 			s.Sources = append(s.Sources, worker.Source{Name: path, Device: d})
 			continue
 		}
-		f, err := open.File(path)
+		f, err := openFile(path, writable)
 		if err != nil {
 			return s, nil, errors.Join(err, closeAll())
 		}
@@ -44,6 +50,19 @@ func sources(ctx context.Context, from cli.LUNSources) (s worker.Spec, closeAll 
 		s.Sources = append(s.Sources, src)
 	}
 	return s, closeAll, nil
+}
+
+// file is a file or a block device of this host.
+type file interface {
+	lun.Device
+	lun.Filer
+}
+
+func openFile(path string, writable bool) (file, error) {
+	if writable {
+		return claimDisk(path, true)
+	}
+	return open.File(path)
 }
 
 func inspectDisks(ctx context.Context, from cli.LUNSources) (*recovery.Report, cli.Disks, error) {

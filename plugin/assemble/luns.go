@@ -27,6 +27,7 @@ type disks struct {
 	devices    []lun.Device
 	identities []lun.Identity
 	recovered  []cli.Recovered
+	warnings   []error         // about what is recovered all the same
 	over       <-chan struct{} // closed when they can be served no longer; may be nil
 	why        func() error
 	closers    []func() error // newest last
@@ -45,7 +46,10 @@ func serveLUNs(ctx context.Context, o cli.LUNOptions, ready func([]cli.ServedLUN
 	var d disks
 	defer func() { err = errors.Join(err, d.close()) }()
 	if o.Recover {
-		err = d.recover(ctx, o, log)
+		err = d.recover(ctx, o)
+		for _, w := range d.warnings {
+			log.Warn("what is recovered is read in spite of a warning", "warning", w)
+		}
 	} else {
 		err = d.open(ctx, o)
 	}
@@ -146,7 +150,7 @@ func (d *disks) open(ctx context.Context, o cli.LUNOptions) error {
 }
 
 // recover has a worker serve views of the sources, and connects to them.
-func (d *disks) recover(ctx context.Context, o cli.LUNOptions, log *slog.Logger) error {
+func (d *disks) recover(ctx context.Context, o cli.LUNOptions) error {
 	spec, closeFiles, err := sources(ctx, o.Sources)
 	if err != nil {
 		return err
@@ -167,7 +171,7 @@ func (d *disks) recover(ctx context.Context, o cli.LUNOptions, log *slog.Logger)
 	d.closers = append(d.closers, w.Close)
 	d.over, d.why = w.Done(), w.Err
 	for _, err := range w.Warnings {
-		log.Warn("what is recovered is read in spite of a warning", "warning", err)
+		d.warnings = append(d.warnings, err)
 	}
 	for _, v := range w.Volumes {
 		d.recovered = append(d.recovered, cli.Recovered{Volume: v.Volume, Snapshot: v.Snapshot, UUID: v.SnapshotUUID, Discarded: v.Discarded})

@@ -27,11 +27,13 @@ func Parts(release string, getenv func(string) string) cli.Parts {
 		Arrays: func(ctx context.Context, config, socket string) ([]cli.Array, error) {
 			return listArrays(ctx, config, socket, getenv)
 		},
-		Rescan:       func(ctx context.Context, o cli.RescanOptions) (cli.Rescan, error) { return rescan(ctx, o, getenv) },
-		InspectDisks: inspectDisks,
-		Confinement:  confinement,
-		OpenDisks:    openDisks,
-		ServeLUNs:    serveLUNs,
+		Rescan:         func(ctx context.Context, o cli.RescanOptions) (cli.Rescan, error) { return rescan(ctx, o, getenv) },
+		InspectDisks:   inspectDisks,
+		Confinement:    confinement,
+		OpenDisks:      openDisks,
+		RecoverInPlace: recoverInPlace,
+		CopyDisk:       copyDisk,
+		ServeLUNs:      serveLUNs,
 	}
 	p.ControlSocket, p.ArraySocket = Sockets(getenv)
 	return p

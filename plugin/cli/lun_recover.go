@@ -9,63 +9,108 @@ import (
 	"github.com/cleave-san/cleave/lun/recovery"
 )
 
+// recoverFlags are those of `cleave lun recover` that are not a target's.
+type recoverFlags struct {
+	volumes       []string
+	to, overlay   string
+	serve, place  bool
+	discard, plan bool
+	from          sourceFlags
+}
+
 func (a *app) lunRecoverCommand() *cobra.Command {
-	var volumes []string
-	var to, overlay string
-	var serve bool
+	var r recoverFlags
 	var target targetFlags
-	var from sourceFlags
 	c := &cobra.Command{
-		Use:   "recover SRC… --volume V (--to FILE | --serve)",
-		Short: "Bring a snapshot inside a LUN back, as a file or as a LUN",
-		Long: `Bring back a volume, or the clean snapshot of it that the guest made. SRC is only read.
+		Use:   "recover SRC… [--volume V] (--to FILE | --in-place | --serve)",
+		Short: "Bring a snapshot inside a LUN back, as a file, in place or as a LUN",
+		Long: `Bring back the clean snapshot of a volume that the guest made. The guest's disk is opened in a process of its own that has
+no privileges. --volume names a snapshot; without it, every volume that has exactly one snapshot is put back to it.
 
---to copies the content of one volume to a new file, sparse where it is zero. A file that exists is not overwritten, and a
-copy that fails leaves none behind.
+--to with --volume copies the content of that volume or snapshot to a new file; without, the whole disk of the one SRC, in
+which the volumes have been put back. The file is sparse where it is zero. One that exists is not overwritten, and a copy
+that fails leaves none behind.
 
---serve copies nothing: it serves each SRC by iSCSI as a LUN in which the volumes of the named snapshots show the
-snapshots' content, until SIGINT or SIGTERM. The whole disk stays one that an ordinary kernel boots and mounts. Without
---volume, every volume that has exactly one snapshot is put back to it. Initiators may write; what they write is kept in
-temporary files and is gone in the end. The guest's disk is opened in a process of its own that has no privileges.`,
+--in-place writes the chunks that the snapshot preserves over the volume in SRC itself, then takes the snapshot out of the
+volume group, as a finished "lvconvert --merge" leaves it. Nothing else is written, and nothing at all where any of what is
+found is damaged. SRC must not be in use. Interrupted at any moment, by a crash or a signal, it goes on when the same
+command is given again; until then every view of SRC shows the recovered volume. Other snapshots of the same volume would
+be worthless afterwards: they are removed if --discard-others says so, else the recovery is refused. -o json lists the
+extents that were rewritten. --dry-run says what would be done. A thin snapshot
+takes its volume's place by a change of metadata alone; LVM deletes the dirty thin device at the next activation.
+
+--serve copies nothing: it serves each SRC by iSCSI as a LUN in which the volumes show the snapshots' content, until SIGINT
+or SIGTERM. Initiators may write; what they write is kept in temporary files and is gone in the end.
+
+With --to and --serve, SRC is only read. However it is done, the whole disk stays one that an ordinary kernel boots and
+mounts.`,
 		Example: `  cleave lun recover /dev/sdc --volume vg/cleave-data --to data.img
-  cleave lun recover a.img b.img --volume gac6wu-xU2u-QIlR-UpAV-ykKw-ArQR-tRezMV --to data.img
+  cleave lun recover /dev/sdc --to disk.img
+  cleave lun recover a.img b.img --volume gac6wu-xU2u-QIlR-UpAV-ykKw-ArQR-tRezMV --in-place
   cleave lun recover /dev/sdc --volume vg/cleave-data --serve --portal 127.0.0.1:3260 --iqn iqn.2026-01.org.example:restore`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := from.sources(args)
-			switch {
-			case err != nil:
+			s, err := r.from.sources(args)
+			if err != nil {
 				return err
-			case serve:
+			}
+			if err := r.check(target.given(), len(args)); err != nil {
+				return err
+			}
+			switch {
+			case r.serve:
 				o, err := target.options()
 				if err != nil {
 					return err
 				}
-				o.Sources, o.Recover, o.Snapshots, o.Overlay = s, true, volumes, overlay
+				o.Sources, o.Recover, o.Snapshots, o.Overlay = s, true, r.volumes, r.overlay
 				return a.serveLUNs(c.Context(), o)
-			case to == "":
-				return usagef("--to is missing: name the file to write, or have it served with --serve")
-			case target.given() || overlay != "":
-				return usagef("--portal and what belongs to it go with --serve, not with --to")
-			case len(volumes) == 0:
-				return usagef("--volume is missing: name what to recover")
-			case len(volumes) > 1:
-				return usagef("--to takes one volume: --volume is there %d times", len(volumes))
+			case r.place:
+				return a.recoverInPlace(c.Context(), InPlaceOptions{Sources: s, Snapshots: r.volumes, DiscardOthers: r.discard, PlanOnly: r.plan})
+			case len(r.volumes) == 0:
+				return a.copyDisk(c.Context(), s, r.to)
 			}
-			return a.copyVolume(c.Context(), s, volumes[0], to)
+			return a.copyVolume(c.Context(), s, r.volumes[0], r.to)
 		},
 	}
 	f := c.Flags()
-	from.add(f)
-	f.StringArrayVar(&volumes, "volume", nil, "name or UUID of the volume or snapshot; with --serve, repeat it for several")
-	f.StringVar(&to, "to", "", "new file that receives the content")
-	if a.parts.ServeLUNs != nil {
-		f.BoolVar(&serve, "serve", false, "serve the recovered LUN by iSCSI")
-		f.StringVar(&overlay, "overlay", "", "directory for what is written to the recovered LUN (default: the system's for temporary files)")
-		target.add(f)
-		c.MarkFlagsMutuallyExclusive("to", "serve")
+	r.from.add(f)
+	f.StringArrayVar(&r.volumes, "volume", nil, "name or UUID of the snapshot (with --to, of any volume); repeat it for several but with --to")
+	f.StringVar(&r.to, "to", "", "new file that receives the content")
+	ways := []string{"to"}
+	if a.parts.RecoverInPlace != nil {
+		f.BoolVar(&r.place, "in-place", false, "write the snapshot over the volume, in SRC itself")
+		f.BoolVar(&r.discard, "discard-others", false, "with --in-place: remove other snapshots of the volume, which it makes worthless")
+		f.BoolVar(&r.plan, "dry-run", false, "with --in-place: say what would be done, and write nothing")
+		ways = append(ways, "in-place")
 	}
+	if a.parts.ServeLUNs != nil {
+		f.BoolVar(&r.serve, "serve", false, "serve the recovered LUN by iSCSI")
+		f.StringVar(&r.overlay, "overlay", "", "directory for what is written to the recovered LUN (default: the system's for temporary files)")
+		target.add(f)
+		ways = append(ways, "serve")
+	}
+	c.MarkFlagsMutuallyExclusive(ways...)
 	return c
+}
+
+// check refuses flags that do not go together.
+func (r *recoverFlags) check(target bool, sources int) error {
+	switch {
+	case !r.serve && !r.place && r.to == "":
+		return usagef("say where to: --to FILE, --in-place, or --serve")
+	case (target || r.overlay != "") && !r.serve:
+		return usagef("--portal and what belongs to it go with --serve")
+	case (r.discard || r.plan) && !r.place:
+		return usagef("--discard-others and --dry-run go with --in-place")
+	case r.place && r.from.snapshot != "":
+		return usagef("--container-snapshot is only read: it does not go with --in-place")
+	case r.to != "" && len(r.volumes) > 1:
+		return usagef("--to takes one volume: --volume is there %d times", len(r.volumes))
+	case r.to != "" && len(r.volumes) == 0 && sources > 1:
+		return usagef("--to takes one disk: name a volume with --volume, or have all %d served with --serve", sources)
+	}
+	return nil
 }
 
 // copyVolume copies the content of one volume to a new file.
@@ -86,4 +131,35 @@ func (a *app) copyVolume(ctx context.Context, sources LUNSources, volume, to str
 		_, err = fmt.Fprintf(a.Out, "%s  %d  %s\n", to, d.Size(), printable(v.Name))
 		return err
 	}, volume)
+}
+
+// copyDisk copies a disk with its volumes put back to a new file.
+func (a *app) copyDisk(ctx context.Context, sources LUNSources, to string) error {
+	if a.parts.CopyDisk == nil {
+		return usagef("--volume is missing: name what to recover")
+	}
+	var p *lunProgress
+	done, err := a.parts.CopyDisk(ctx, CopyDiskOptions{Sources: sources, To: to}, func(size int64) recovery.Progress {
+		p = newLunProgress(a.Streams, "disk", size)
+		return p.update
+	})
+	if p != nil {
+		p.end()
+	}
+	if err != nil {
+		if p != nil {
+			err = fmt.Errorf("copy the disk to %s: %w", to, err)
+		}
+		return lunError(err)
+	}
+	for _, w := range done.Warnings {
+		say(a.Err, "warning", w.Error())
+	}
+	for _, v := range done.Recovered {
+		if _, err := fmt.Fprintf(a.Out, "%s  from %s\n", printable(v.Volume), printable(v.Snapshot)); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(a.Out, "%s  %d  disk\n", to, done.Size)
+	return err
 }

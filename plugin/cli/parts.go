@@ -41,6 +41,13 @@ type Parts struct {
 	OpenDisks    func(ctx context.Context, s LUNSources, volumes ...string) (Disks, error)
 	// Confinement tries out what keeps such a process from everything else.
 	Confinement func(ctx context.Context) (Confinement, error)
+	// RecoverInPlace puts volumes on sources back to their snapshots, in such a
+	// process. begin is called once with the plan, before the first write; then
+	// progress with the bytes written, out of the plan's.
+	RecoverInPlace func(ctx context.Context, o InPlaceOptions, begin func(*InPlacePlan) error, progress recovery.Progress) error
+	// CopyDisk copies a disk with its volumes put back to a new file. progress
+	// makes a bar once the size is known.
+	CopyDisk func(ctx context.Context, o CopyDiskOptions, progress func(size int64) recovery.Progress) (CopiedDisk, error)
 	// ServeLUNs serves devices by iSCSI until ctx ends, and calls
 	// ready once initiators can log in. When it returns nobody is served any
 	// more, and what was made for it is gone.
@@ -129,6 +136,20 @@ type Disk struct {
 type Content interface {
 	lun.Device
 	io.Closer
+}
+
+// CopyDiskOptions is what `cleave lun recover --to` without a volume was told.
+type CopyDiskOptions struct {
+	Sources   LUNSources // one
+	Snapshots []string   // none: every volume that has exactly one
+	To        string     // a new file
+}
+
+// CopiedDisk is what came of it.
+type CopiedDisk struct {
+	Size      int64 // bytes
+	Recovered []Recovered
+	Warnings  []error
 }
 
 // LUNOptions is what `cleave lun serve` and `cleave lun recover --serve` were

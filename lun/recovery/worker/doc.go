@@ -16,6 +16,9 @@
 //     it has open, by seccomp (package sandbox). A kernel that lacks one of
 //     them is made do with; Confined says what holds.
 //
+// The one exception to reading is InPlace, whose worker may write to the disks
+// that it was given.
+//
 // The launching side is Start (a recovered view, served as NBD on a unix
 // socket), Open (volumes to be read from here), Inspect and Check
 // (short-lived). Each of them has a hang limit and a

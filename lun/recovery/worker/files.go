@@ -30,6 +30,7 @@ const (
 type question struct {
 	Source int    `json:"source"`
 	Name   string `json:"name"`
+	Write  bool   `json:"write,omitempty"`
 }
 
 // answer goes with one descriptor unless Error says something.
@@ -67,7 +68,7 @@ func unixConn(f *os.File) (*net.UnixConn, error) {
 }
 
 // serveFiles answers a worker's questions until ctx or the worker ends.
-func (p *process) serveFiles(ctx context.Context, s *Spec, conn *net.UnixConn) {
+func (p *process) serveFiles(ctx context.Context, s *Spec, conn *net.UnixConn, writable bool) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	b := make([]byte, maxQuestion)
@@ -84,6 +85,8 @@ func (p *process) serveFiles(ctx context.Context, s *Spec, conn *net.UnixConn) {
 			err = fmt.Errorf("more than %d further files are needed", maxFiles)
 		case q.Source < 0 || q.Source >= len(s.Sources) || s.Sources[q.Source].Files == nil:
 			err = errors.New("no further files are opened")
+		case q.Write && !writable:
+			err = lun.ErrReadOnly
 		default:
 			f, file, err = p.further(ctx, s, q)
 		}
@@ -106,17 +109,17 @@ func (p *process) serveFiles(ctx context.Context, s *Spec, conn *net.UnixConn) {
 	}
 }
 
-// further has the source's resolver open a file, for reading only, and makes
-// the descriptor to pass on.
+// further has the source's resolver open a file and makes the descriptor to pass
+// on.
 func (p *process) further(ctx context.Context, s *Spec, q question) (_ *os.File, c configSource, err error) {
-	d, err := s.Sources[q.Source].Files.Resolve(q.Name, true)
+	d, err := s.Sources[q.Source].Files.Resolve(q.Name, !q.Write)
 	if err != nil {
 		return nil, c, err
 	}
 	if _, ok := d.(lun.Filer); !ok && s.Detachable {
 		return nil, c, errors.Join(errors.New("it is no file, so that a worker on it can't outlive this process"), vdisk.Close(d))
 	}
-	f, err := p.hand(ctx, Source{Name: q.Name, Device: d}, &c, func() { vdisk.Close(d) })
+	f, err := p.hand(ctx, Source{Name: q.Name, Device: d}, &c, q.Write, func() { vdisk.Close(d) })
 	return f, c, err
 }
 
@@ -129,12 +132,9 @@ type resolver struct {
 	conn   *net.UnixConn
 }
 
-// Resolve implements vdisk.Resolver. Nothing is writable.
+// Resolve implements vdisk.Resolver.
 func (r *resolver) Resolve(name string, readOnly bool) (lun.Device, error) {
-	if !readOnly {
-		return nil, lun.ErrReadOnly
-	}
-	a, f, err := r.ask(name)
+	a, f, err := r.ask(name, !readOnly)
 	if err != nil {
 		return nil, fmt.Errorf("asking for it: %w", err)
 	}
@@ -150,8 +150,8 @@ func (r *resolver) Resolve(name string, readOnly bool) (lun.Device, error) {
 	return a.File.device(r.ctx, f)
 }
 
-func (r *resolver) ask(name string) (a answer, f *os.File, err error) {
-	q, err := json.Marshal(question{Source: r.source, Name: name})
+func (r *resolver) ask(name string, write bool) (a answer, f *os.File, err error) {
+	q, err := json.Marshal(question{Source: r.source, Name: name, Write: write})
 	if err != nil {
 		return a, nil, err
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -30,6 +29,7 @@ type process struct {
 	cmd    *exec.Cmd
 	stdin  *os.File // the lifeline
 	stdout *os.File
+	lines  *bufio.Reader // of stdout
 	tail   *tail
 
 	stop  context.CancelFunc // ends the serving of devices
@@ -63,7 +63,7 @@ func launch(m mode, s *Spec, c config, id uint32, extra []*os.File) (_ *process,
 
 	for _, src := range s.Sources {
 		cs := configSource{Name: src.Name, FD: 3 + len(files)}
-		f, err := p.hand(ctx, src, &cs, func() {})
+		f, err := p.hand(ctx, src, &cs, m == modeInPlace, func() {})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", src.Name, err)
 		}
@@ -77,7 +77,7 @@ func launch(m mode, s *Spec, c config, id uint32, extra []*os.File) (_ *process,
 		}
 		c.FilesFD = 3 + len(files)
 		files = append(files, theirs)
-		p.bases.Go(func() { p.serveFiles(ctx, s, conn) })
+		p.bases.Go(func() { p.serveFiles(ctx, s, conn, m == modeInPlace) })
 	}
 	c.Memory, c.Containers, c.Snapshot = s.Limits.Memory, s.Containers, s.ContainerSnapshot
 	line, err := json.Marshal(c)
@@ -110,7 +110,7 @@ func launch(m mode, s *Spec, c config, id uint32, extra []*os.File) (_ *process,
 		cmd.SysProcAttr = attributes(id, spaces, s.Detachable)
 		return cmd
 	}
-	p.stdin, p.stdout = inW, outR
+	p.stdin, p.stdout, p.lines = inW, outR, bufio.NewReader(outR)
 
 	p.cmd = command(syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC)
 	if err = p.start(); errors.Is(err, syscall.EPERM) {
@@ -152,9 +152,10 @@ func (p *process) start() error {
 	return <-started
 }
 
-// hand makes the descriptor by which a worker reads a source. It calls done when
-// the source's device is needed no more.
-func (p *process) hand(ctx context.Context, src Source, cs *configSource, done func()) (_ *os.File, err error) {
+// hand makes the descriptor by which a worker reads a source, and writes it if it
+// may. It calls done when the source's device is needed no more.
+func (p *process) hand(ctx context.Context, src Source, cs *configSource, writable bool, done func()) (_ *os.File, err error) {
+	cs.Writable = writable
 	if b, ok := src.Device.(lun.Blocker); ok {
 		cs.Logical, cs.Physical = b.Blocks()
 	}
@@ -162,7 +163,11 @@ func (p *process) hand(ctx context.Context, src Source, cs *configSource, done f
 		defer done()
 		// Opened anew, so that the worker's descriptor can't be written to
 		// whatever ours can.
-		return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.File().Fd()), os.O_RDONLY, 0)
+		flags := os.O_RDONLY
+		if writable {
+			flags = os.O_RDWR
+		}
+		return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.File().Fd()), flags, 0)
 	}
 	defer func() {
 		if err != nil {
@@ -180,7 +185,7 @@ func (p *process) hand(ctx context.Context, src Source, cs *configSource, done f
 		theirs.Close()
 		return nil, err
 	}
-	server, err := nbd.NewServer(nbd.ServerOptions{}, nbd.Export{Device: src.Device, ReadOnly: true})
+	server, err := nbd.NewServer(nbd.ServerOptions{}, nbd.Export{Device: src.Device, ReadOnly: !writable})
 	if err != nil {
 		conn.Close()
 		theirs.Close()
@@ -246,15 +251,14 @@ func ownID() uint32 {
 	}
 }
 
-// listen reads the worker's one line. It kills the worker on everything but a
-// good answer.
+// listen reads the worker's next line, of most workers the only one. It kills
+// the worker on everything but a good answer.
 func (p *process) listen(ctx context.Context, limit time.Duration) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
-	r := bufio.NewReader(io.LimitReader(p.stdout, maxReply+1))
-	line, err := r.ReadBytes('\n')
+	line, err := readLine(p.lines, maxReply+1)
 	switch {
 	case ctx.Err() != nil:
 		p.end()
@@ -279,6 +283,18 @@ func (p *process) listen(ctx context.Context, limit time.Duration) (*reply, erro
 		return nil, rep.Error
 	}
 	return &rep, nil
+}
+
+// readLine reads up to the end of a line, or of max bytes.
+func readLine(r *bufio.Reader, max int) ([]byte, error) {
+	var line []byte
+	for {
+		b, err := r.ReadSlice('\n')
+		line = append(line, b[:min(len(b), max-len(line))]...)
+		if !errors.Is(err, bufio.ErrBufferFull) || len(line) == max {
+			return line, err
+		}
+	}
 }
 
 func (p *process) kill() { _ = p.cmd.Process.Kill() }

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/nbd"
 	"github.com/cleave-san/cleave/lun/open"
@@ -22,6 +24,9 @@ import (
 
 // wordDetach, on a line of its own, tells a worker to outlive its launcher.
 const wordDetach = "detach"
+
+// wordBegin has a worker that said its plan carry it out.
+const wordBegin = "begin"
 
 // Main is the worker's side: the program calls it with the arguments that
 // follow "worker", and exits with what it returns. It is not for people: the
@@ -32,7 +37,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		m := mode(args[0])
 		if len(args) > 1 && args[1] == "confine" {
 			err = confine(args[2:])
-		} else if m == modeView || m == modeInspect || m == modeCheck || m == modeVolumes || m == modeConfined {
+		} else if m == modeView || m == modeInspect || m == modeCheck || m == modeVolumes || m == modeInPlace || m == modeConfined {
 			err = serve(m, stdin, stdout)
 		}
 	}
@@ -62,13 +67,14 @@ func serve(m mode, stdin io.Reader, stdout io.Writer) error {
 	debug.SetMemoryLimit(c.Memory / 4 * 3)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go lifeline(in, c.Detachable, cancel)
+	begin := make(chan struct{})
+	go lifeline(in, c.Detachable, begin, cancel)
 
 	if m == modeConfined {
 		confined.try()
 		return say(stdout, reply{Confinement: &confined})
 	}
-	err = work(ctx, m, c, stdout)
+	err = work(ctx, m, c, begin, stdout)
 	if err != nil && ctx.Err() == nil {
 		return say(stdout, reply{Error: newError(err)})
 	}
@@ -89,15 +95,21 @@ func (l lineReader) Read(p []byte) (int, error) {
 }
 
 // lifeline ends the process when the launcher does, unless it was let go.
-func lifeline(in *bufio.Reader, detachable bool, cancel context.CancelFunc) {
+// It closes begin at the word for it.
+func lifeline(in *bufio.Reader, detachable bool, begin chan struct{}, cancel context.CancelFunc) {
+	begun := false
 	for {
 		word, err := in.ReadString('\n')
 		if err != nil {
 			cancel()
 			return
 		}
-		if detachable && strings.TrimSpace(word) == wordDetach {
+		switch word = strings.TrimSpace(word); {
+		case detachable && word == wordDetach:
 			return
+		case word == wordBegin && !begun:
+			begun = true
+			close(begin)
 		}
 	}
 }
@@ -111,7 +123,7 @@ func say(w io.Writer, r reply) error {
 	return err
 }
 
-func work(ctx context.Context, m mode, c config, stdout io.Writer) error {
+func work(ctx context.Context, m mode, c config, begin <-chan struct{}, stdout io.Writer) error {
 	sources, err := c.open(ctx)
 	if err != nil {
 		return err
@@ -140,6 +152,8 @@ func work(ctx context.Context, m mode, c config, stdout io.Writer) error {
 		return say(stdout, reply{Verdicts: v})
 	case modeVolumes:
 		return c.volumes(ctx, contents, stdout)
+	case modeInPlace:
+		return c.inPlace(ctx, contents, begin, stdout)
 	case modeView:
 		return c.view(ctx, contents, stdout)
 	}
@@ -251,7 +265,7 @@ func (c *config) open(ctx context.Context) ([]open.Source, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Name, err)
 		}
-		src := open.Source{Name: s.Name, Device: d, Containers: c.Containers, Snapshot: c.Snapshot}
+		src := open.Source{Name: s.Name, Device: d, Containers: c.Containers, Snapshot: c.Snapshot, Writable: s.Writable}
 		if conn != nil {
 			src.Files = &resolver{ctx: ctx, source: i, mu: &mu, conn: conn}
 		}
@@ -274,20 +288,40 @@ func (s *configSource) device(ctx context.Context, f *os.File) (lun.Device, erro
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &file{f: f, size: size, logical: s.Logical, physical: s.Physical}, nil
+	return &file{f: f, size: size, logical: s.Logical, physical: s.Physical, writable: s.Writable}, nil
 }
 
-// file is an inherited descriptor as a read-only device.
+// file is an inherited descriptor as a device.
 type file struct {
 	f                 *os.File
 	size              int64
 	logical, physical int
+	writable          bool
 }
 
-func (d *file) Size() int64                        { return d.size }
-func (d *file) Sync() error                        { return nil }
-func (d *file) Close() error                       { return d.f.Close() }
-func (d *file) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
+func (d *file) Size() int64  { return d.size }
+func (d *file) Close() error { return d.f.Close() }
+
+func (d *file) Sync() error {
+	if !d.writable {
+		return nil
+	}
+	return d.f.Sync()
+}
+
+func (d *file) WriteAt(p []byte, off int64) (int, error) {
+	if !d.writable {
+		return 0, lun.ErrReadOnly
+	}
+	if err := lun.CheckRange(off, int64(len(p)), d.size); err != nil {
+		return 0, err
+	}
+	n, err := d.f.WriteAt(p, off)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		err = fmt.Errorf("%w: %w", lun.ErrNoSpace, err)
+	}
+	return n, err
+}
 
 func (d *file) Blocks() (logical, physical int) {
 	return max(512, d.logical), max(512, d.logical, d.physical)

@@ -34,6 +34,7 @@ const (
 	modeVolumes mode = "volumes"
 	// modeConfined looks at nothing: it tries what no worker may do.
 	modeConfined mode = "confined"
+	modeInPlace  mode = "in-place"
 )
 
 // config is the line that the launcher writes to the worker's standard input.
@@ -52,17 +53,20 @@ type config struct {
 	Memory     int64               `json:"memory"`
 	Containers bool                `json:"containers,omitempty"`
 	Snapshot   string              `json:"containerSnapshot,omitempty"`
+	Discard    bool                `json:"discardOthers,omitempty"`
 }
 
 type configSource struct {
 	Name     string `json:"name"`
 	FD       int    `json:"fd"`
 	NBD      bool   `json:"nbd,omitempty"` // a connected socket, not a file
+	Writable bool   `json:"writable,omitempty"`
 	Logical  int    `json:"logical,omitempty"`
 	Physical int    `json:"physical,omitempty"`
 }
 
-// reply is the one line that a worker writes to its standard output.
+// reply is a line that a worker writes to its standard output: one, but for
+// modeInPlace, which says its plan, then how far it is, and in the end Done.
 type reply struct {
 	Error    *Error             `json:"error,omitempty"`
 	View     *Ready             `json:"view,omitempty"`
@@ -71,6 +75,9 @@ type reply struct {
 	Contents *found             `json:"contents,omitempty"`
 
 	Confinement *Confinement `json:"confinement,omitempty"`
+	Plan        *Plan        `json:"plan,omitempty"`
+	Written     int64        `json:"written,omitempty"` // bytes, of Plan's
+	Done        bool         `json:"done,omitempty"`
 }
 
 // found is what modeVolumes answers: all that is there, and the volumes that it
@@ -88,7 +95,8 @@ type foundVolume struct {
 }
 
 // Error is what went wrong in a worker that could still say so. errors.Is
-// knows recovery.ErrNoSnapshot, recovery.ErrChoice, open.ErrNotFound,
+// knows recovery.ErrNoSnapshot, recovery.ErrChoice, recovery.ErrDiscards,
+// open.ErrNotFound, lun.ErrReadOnly,
 // vdisk.ErrOtherFile and lun.ErrNotFormat in it; a *lun.FormatError is in Format.
 type Error struct {
 	Text   string           `json:"text"`
@@ -97,7 +105,7 @@ type Error struct {
 }
 
 var causes = map[string]error{
-	"no-snapshot": recovery.ErrNoSnapshot, "choice": recovery.ErrChoice,
+	"no-snapshot": recovery.ErrNoSnapshot, "choice": recovery.ErrChoice, "discards": recovery.ErrDiscards, "read-only": lun.ErrReadOnly,
 	"not-found": open.ErrNotFound, "other-file": vdisk.ErrOtherFile, "not-format": lun.ErrNotFormat, "no-space": lun.ErrNoSpace,
 }
 

@@ -22,7 +22,8 @@ type Source struct {
 	// other is served to the worker from this process.
 	Device lun.Device
 	// Files opens the further files that a container in Device names, on this
-	// side: the worker gets descriptors, for reading only. nil opens none.
+	// side: the worker gets descriptors, for reading only but where InPlace
+	// writes to a file of the layer itself. nil opens none.
 	Files vdisk.Resolver
 }
 
@@ -52,8 +53,8 @@ type Spec struct {
 	// Detachable lets Worker.Detach be called. All devices must be lun.Filers.
 	Detachable bool
 
-	// Timeout bounds the whole of Inspect and Check, and Start until the view
-	// is served. Default 2 min.
+	// Timeout bounds the whole of Inspect and Check, Start until the view is
+	// served, and each step of InPlace. Default 2 min.
 	Timeout time.Duration
 	// Limits of the process; zero fields have defaults.
 	Limits Limits
