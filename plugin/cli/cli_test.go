@@ -28,18 +28,19 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // plane in memory.
 func parts(socket string, storage Storage) Parts {
 	return Parts{
-		Release:       "v0.0.0-test",
-		ControlSocket: socket,
-		ArraySocket:   "/run/cleave/array.sock",
-		Service:       func(socket string) Control { return api.NewClient(socket) },
-		Storage:       func(string) Storage { return storage },
-		RunArray:      func(context.Context, ArrayOptions, *slog.Logger) error { return nil },
-		Arrays:        func(context.Context, string, string) ([]Array, error) { return nil, nil },
-		Rescan:        func(context.Context, RescanOptions) (Rescan, error) { return Rescan{}, nil },
-		RunServe:      func(context.Context, ServeOptions, *slog.Logger) error { return nil },
-		ServeLUNs:     func(context.Context, LUNOptions, func([]ServedLUN) error, *slog.Logger) error { return nil },
-		InspectDisks:  func(context.Context, LUNSources) (*recovery.Report, Disks, error) { return nil, Disks{}, nil },
-		OpenDisks:     func(context.Context, LUNSources, ...string) (Disks, error) { return Disks{}, nil },
+		Release:        "v0.0.0-test",
+		ControlSocket:  socket,
+		ArraySocket:    "/run/cleave/array.sock",
+		Service:        func(socket string) Control { return api.NewClient(socket) },
+		Storage:        func(string) Storage { return storage },
+		RunArray:       func(context.Context, ArrayOptions, *slog.Logger) error { return nil },
+		Arrays:         func(context.Context, string, string) ([]Array, error) { return nil, nil },
+		Rescan:         func(context.Context, RescanOptions) (Rescan, error) { return Rescan{}, nil },
+		RunServe:       func(context.Context, ServeOptions, *slog.Logger) error { return nil },
+		ServeLUNs:      func(context.Context, LUNOptions, func([]ServedLUN) error, *slog.Logger) error { return nil },
+		InspectDisks:   func(context.Context, LUNSources) (*recovery.Report, Disks, error) { return nil, Disks{}, nil },
+		OpenDisks:      func(context.Context, LUNSources, ...string) (Disks, error) { return Disks{}, nil },
+		RecoverInPlace: func(context.Context, InPlaceOptions, func(*InPlacePlan) error, recovery.Progress) error { return nil },
 	}
 }
 
