@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,6 +21,7 @@ import (
 //	CLEAVE_POWERCUT_CUTS  cut points; by default 10,000, and fewer with -short or -race
 //	CLEAVE_POWERCUT_SEED  the first trace's seed, as a failure prints it
 //	CLEAVE_POWERCUT_AT    the one sync point of it to cut at
+//	CLEAVE_POWERCUT_MORE  steps that come often, their names with commas between
 func pcEnv(t *testing.T, name string) (n uint64, given bool) {
 	s := os.Getenv("CLEAVE_POWERCUT_" + name)
 	if s == "" {
@@ -31,6 +33,9 @@ func pcEnv(t *testing.T, name string) (n uint64, given bool) {
 	}
 	return n, true
 }
+
+// pcMore is the steps that come often in every trace.
+var pcMore = strings.Split(os.Getenv("CLEAVE_POWERCUT_MORE"), ",")
 
 // Traces of random operations lose power at each of their sync points. What is
 // found after the restart is what the package promises.

@@ -101,6 +101,9 @@ func (t *pcTrace) swarm() (weights []int, sum int) {
 		if t.rng.IntN(4) == 0 {
 			n += 10
 		}
+		if slices.Contains(pcMore, w.name) {
+			n += 40
+		}
 		weights, sum = append(weights, n), sum+n
 	}
 	return weights, sum
