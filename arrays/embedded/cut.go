@@ -249,11 +249,22 @@ func (a *Array) certain(s *cuts, at time.Time, held time.Duration) error {
 			r.noteUnmirrored(now)
 		}
 		c.Trash = withoutFiles(c.Trash, s.cloneFiles())
-		c.Consents = slices.DeleteFunc(c.Consents, func(r consentRecord) bool {
-			return now.Sub(r.At) > consentLife
-		})
+		c.useConsents(s)
 		return nil
 	})
+}
+
+// useConsents forgets what was consented to for the split that has come to be.
+func (c *catalog) useConsents(s *cuts) {
+	c.Consents = slices.Clone(c.Consents)
+	for i := range c.Consents {
+		if r := &c.Consents[i]; r.Tag == s.tag {
+			r.Volumes = slices.DeleteFunc(slices.Clone(r.Volumes), func(id lun.Identity) bool {
+				return slices.ContainsFunc(s.parts, func(k *cut) bool { return k.v.id == id })
+			})
+		}
+	}
+	c.Consents = slices.DeleteFunc(c.Consents, func(r consentRecord) bool { return len(r.Volumes) == 0 })
 }
 
 func (c *catalog) dropPending(group string) {

@@ -320,6 +320,13 @@ func (m *mapFile) sync() error {
 	return m.failed
 }
 
+// intact reports whether no flush has failed.
+func (m *mapFile) intact() bool {
+	m.flushing.Lock()
+	defer m.flushing.Unlock()
+	return m.failed == nil
+}
+
 // writeBlocks writes the blocks in m.buf, of which next is the one that follows.
 func (m *mapFile) writeBlocks(next int64) error {
 	first := next - int64(len(m.buf)/sector)

@@ -31,8 +31,8 @@ func (v *volume) startMissed(p *plex) bool {
 	v.mu.Lock()
 	had := v.missed[p.id]
 	v.mu.Unlock()
-	if had != nil { // it was on its way back
-		return had.flush() == nil
+	if had != nil { // it was on its way back; what is not flushed yet is marked until it is
+		return had.intact()
 	}
 	m, err := createMap(v.a.fs, v.a.mapPath(missedName(p.id)), v.size.Load(), regionSize)
 	if err == nil {
@@ -97,10 +97,7 @@ func (v *volume) bringUpMissed(r *volumeRecord, broke map[lun.Identity]error, e 
 		}
 		v.missed[m.ID] = missed
 		e.missed = append(e.missed, missed)
-		orScaled(missed, v.log.file)
-		if err := missed.flush(); err != nil {
-			return err
-		}
+		orScaled(missed, v.log.file) // whose marks are cleared when this is flushed
 	}
 	return nil
 }

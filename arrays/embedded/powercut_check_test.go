@@ -19,7 +19,7 @@ import (
 
 const (
 	pcUnit    = 64 << 10    // of intent logs
-	pcMarked  = 8           // regions that may be marked
+	pcMarked  = 6           // regions that may be marked
 	pcTimeout = time.Minute // for what should take no time at all
 )
 

@@ -23,7 +23,8 @@ func TestPowerCutsAfterLossOfMap(t *testing.T) {
 	}
 	cuts := 0
 	for end := seed + traces; seed < end; seed++ {
-		tr := &pcTrace{ctx: t.Context(), rng: rand.New(rand.NewPCG(seed, 0)), fs: disktest.New(), m: newPCModel(), steps: 50}
+		tr := &pcTrace{ctx: t.Context(), rng: rand.New(rand.NewPCG(seed, 0)), m: newPCModel(), steps: 50, more: []string{"split", "write"}}
+		tr.useFS(disktest.New())
 		if err := tr.run(); err != nil {
 			t.Fatalf("CLEAVE_POWERCUT_SEED=%d: %v", seed, err)
 		}

@@ -3,7 +3,6 @@ package embedded
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -34,21 +33,14 @@ func (t *pcTrace) failingSplit() error {
 	n, after := 0, 1+t.rng.IntN(2)
 	catalogue := t.rng.IntN(2) == 0
 	failed := false
-	var victims []string // the last mirror of a volume does not fail, nor ever two
-	for _, d := range t.volumes() {
-		e := t.devs[d].v.enter()
-		if n := len(e.insync); n > 1 {
-			victims = append(victims, e.insync[n-1].path)
-		}
-		e.leave()
-	}
+	victims := t.lastMirrors()
 	var mu sync.Mutex
 	fault := func(op disktest.Op, name string) error {
 		mu.Lock()
 		defer mu.Unlock()
-		hit := op == disktest.OpOpen && strings.HasSuffix(name, "catalogue.json.new")
+		hit := atCatalogue(op, name)
 		if !catalogue {
-			hit = op == disktest.OpSync && slices.Contains(victims, name)
+			hit = isSyncOf(victims)(op, name)
 		}
 		if hit {
 			n++
@@ -62,40 +54,39 @@ func (t *pcTrace) failingSplit() error {
 		}
 		return syscall.EIO
 	}
-	if catalogue {
-		fault = t.atCatalogue(fault)
+	if !catalogue { // nothing in the middle of writing it: a mirror that fails has to be recorded there
+		return t.splitWith(t.meddleAt(isSyncOf(victims), fault))
 	}
-	return t.splitWith(fault)
+	return t.splitWith(t.amidst(victims, fault))
 }
 
-// atCatalogue writes and clears marks whenever the catalogue is about to be
-// written, and so between the instant of a split and its being certain. Then it
-// is for fault, if there is one, to say whether the catalogue is.
-func (t *pcTrace) atCatalogue(fault func(disktest.Op, string) error) func(disktest.Op, string) error {
-	rng, vols := rand.New(rand.NewPCG(t.rng.Uint64(), 0)), t.volumes()
-	var mu sync.Mutex
-	return func(op disktest.Op, name string) error {
-		if op == disktest.OpOpen && strings.HasSuffix(name, "catalogue.json.new") && mu.TryLock() {
-			defer mu.Unlock()
-			for _, d := range vols {
-				first, n := inZone(rng, pcZones-1)
-				if err := t.change(rng, d, t.devs[d], first, n); err != nil {
-					return err
-				}
-				if v := t.devs[d].v; v.cleaning.TryLock() {
-					err := v.cleanLocked(false)
-					v.cleaning.Unlock()
-					if err != nil {
-						return err
-					}
-				}
-			}
+// amidst meddles whenever the catalogue is about to be written or a mirror that is
+// being split to be synced, and so between the instant of a split and its being
+// certain, and while one is undone. Then it is for fault, if there is one, to say
+// whether the call succeeds.
+func (t *pcTrace) amidst(victims []string, fault pcFault) pcFault {
+	syncs := isSyncOf(victims)
+	return t.meddleAt(func(op disktest.Op, name string) bool { return atCatalogue(op, name) || syncs(op, name) }, fault)
+}
+
+func isSyncOf(files []string) func(disktest.Op, string) bool {
+	return func(op disktest.Op, name string) bool { return op == disktest.OpSync && slices.Contains(files, name) }
+}
+
+func atCatalogue(op disktest.Op, name string) bool {
+	return op == disktest.OpOpen && strings.HasSuffix(name, "catalogue.json.new")
+}
+
+// lastMirrors are those that splits take.
+func (t *pcTrace) lastMirrors() (files []string) {
+	for _, d := range t.volumes() {
+		e := t.devs[d].v.enter()
+		if n := len(e.insync); n > 1 { // the last mirror of a volume does not fail, nor ever two
+			files = append(files, e.insync[n-1].path)
 		}
-		if fault == nil {
-			return nil
-		}
-		return fault(op, name)
+		e.leave()
 	}
+	return files
 }
 
 // begin chooses what to split next.
@@ -141,7 +132,7 @@ func (t *pcTrace) splitNow(tag driver.Tag, ids []driver.VolumeID) ([]driver.Snap
 	return t.a.Commit(t.ctx, tag)
 }
 
-func (t *pcTrace) splitWith(fault func(disktest.Op, string) error) error {
+func (t *pcTrace) splitWith(fault pcFault) error {
 	s, vols, ids := t.begin()
 	if len(vols) == 0 {
 		return nil
@@ -158,7 +149,7 @@ func (t *pcTrace) splitWith(fault func(disktest.Op, string) error) error {
 		}
 		t.m.set(func() { t.m.splits = append(t.m.splits, s) })
 		if fault == nil && t.rng.IntN(2) == 0 {
-			t.fs.Fail(t.atCatalogue(nil))
+			t.fs.Fail(t.amidst(t.lastMirrors(), nil))
 		} else {
 			t.fs.Fail(fault)
 		}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/disk/disktest"
@@ -31,7 +33,13 @@ type pcTrace struct {
 	// cleans: under load, one of so many writes is followed by a clean.
 	cleans int
 
-	steps int // that it has
+	steps int      // that it has
+	more  []string // names of those that come often
+
+	// watch is called at the sync points of fs, until over.
+	watch func(*disktest.FS, disktest.Point)
+	over  *atomic.Bool
+	blind atomic.Bool // nothing is to be found out
 
 	logMu  sync.Mutex
 	taken  []string
@@ -57,6 +65,8 @@ var pcWeights = []struct {
 	{"add mirror", 2, (*pcTrace).addMirror},
 	{"remove mirror", 2, (*pcTrace).removeMirror},
 	{"lose mirror", 2, (*pcTrace).loseMirror},
+	{"repair", 2, (*pcTrace).repair},
+	{"scrub", 1, (*pcTrace).scrub},
 	{"grow", 1, (*pcTrace).grow},
 	{"revert", 3, (*pcTrace).revert},
 	{"reverse", 2, (*pcTrace).reverse},
@@ -65,6 +75,7 @@ var pcWeights = []struct {
 	{"create", 1, (*pcTrace).create},
 	{"delete volume", 1, (*pcTrace).deleteVolume},
 	{"restart", 2, (*pcTrace).restart},
+	{"power cut", 2, (*pcTrace).powerCut},
 }
 
 // run performs the trace.
@@ -101,7 +112,7 @@ func (t *pcTrace) swarm() (weights []int, sum int) {
 		if t.rng.IntN(4) == 0 {
 			n += 10
 		}
-		if slices.Contains(pcMore, w.name) {
+		if slices.Contains(t.more, w.name) {
 			n += 40
 		}
 		weights, sum = append(weights, n), sum+n
@@ -151,14 +162,6 @@ func (t *pcTrace) close() error {
 		h.Close()
 	}
 	return t.a.Close()
-}
-
-// restart ends the array and starts it again.
-func (t *pcTrace) restart() error {
-	if err := t.close(); err != nil {
-		return err
-	}
-	return t.open()
 }
 
 func (t *pcTrace) volumes() (out []*pcDevice) {
@@ -258,7 +261,8 @@ func (t *pcTrace) sync() error {
 }
 
 // underLoad performs fn while writers write, each to its own sectors, one write
-// after the other and on changing volumes.
+// after the other and on changing volumes: a lot, so that all of the volumes
+// changes, or so little that a change that gets lost is not made up for by others.
 func (t *pcTrace) underLoad(fn func() error) error {
 	if t.rng.IntN(4) == 0 {
 		return fn()
@@ -267,10 +271,11 @@ func (t *pcTrace) underLoad(fn func() error) error {
 	errs := make([]error, pcZones-1)
 	vols := t.volumes()
 	stop := make(chan struct{})
+	most := []int{1, 3, math.MaxInt}[t.rng.IntN(3)]
 	for z := range pcZones - 1 {
 		rng := rand.New(rand.NewPCG(t.rng.Uint64(), 0))
 		wg.Go(func() {
-			for i := 0; errs[z] == nil; i++ {
+			for i := 0; errs[z] == nil && i < most; i++ {
 				if i >= 10 { // ten at least, and then for as long as fn works
 					select {
 					case <-stop:
@@ -354,3 +359,59 @@ func (s *set) cleanNow() error {
 }
 
 func (t *pcTrace) clean() error { return t.devs[t.volume()].v.cleanNow() }
+
+// pcFault says what a call to the file system fails with.
+type pcFault func(op disktest.Op, name string) error
+
+// meddleAt writes to all volumes and clears their marks whenever it is asked of a
+// call that at names, before the call has an effect; then fault says whether it
+// succeeds.
+func (t *pcTrace) meddleAt(at func(disktest.Op, string) bool, fault pcFault) pcFault {
+	rng, vols := rand.New(rand.NewPCG(t.rng.Uint64(), 0)), t.volumes()
+	var mu sync.Mutex
+	return func(op disktest.Op, name string) error {
+		if at(op, name) && mu.TryLock() {
+			defer mu.Unlock()
+			for _, d := range vols {
+				if err := t.meddle(rng, d); err != nil {
+					return err
+				}
+			}
+		}
+		if fault == nil {
+			return nil
+		}
+		return fault(op, name)
+	}
+}
+
+// meddle writes to a volume, syncs it and clears marks, in one order or another.
+// It does nothing where the call that it is in the middle of comes from a clean,
+// for which a write may have to wait.
+func (t *pcTrace) meddle(rng *rand.Rand, d *pcDevice) (err error) {
+	h := t.devs[d]
+	for range 2 + rng.IntN(3) {
+		if !h.v.cleaning.TryLock() {
+			return nil
+		}
+		what := rng.IntN(4)
+		if what == 0 {
+			err = h.v.cleanLocked(false)
+		}
+		h.v.cleaning.Unlock()
+		switch what {
+		case 1:
+			err = t.syncDevice(d, h)
+		case 2, 3:
+			first, n := inZone(rng, pcZones-1)
+			err = t.change(rng, d, h, first, n)
+		}
+		if errors.Is(err, errNotNow) {
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,7 +1,11 @@
 package embedded
 
 import (
+	"bytes"
 	"fmt"
+	"os"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/cleave-san/cleave/arrays/driver"
@@ -22,8 +26,10 @@ func (t *pcTrace) addMirror() error {
 		return err
 	}
 	return t.underLoad(func() error {
-		_, err := t.a.AddMirror(t.ctx, driver.VolumeID(d.name), pcPools[t.rng.IntN(3)])
-		return err
+		return t.filling(d, func() error {
+			_, err := t.a.AddMirror(t.ctx, driver.VolumeID(d.name), pcPools[t.rng.IntN(3)])
+			return err
+		})
 	})
 }
 
@@ -40,11 +46,29 @@ func (t *pcTrace) removeMirror() error {
 	return t.underLoad(func() error { return t.a.RemoveMirror(t.ctx, driver.VolumeID(d.name), m.ID) })
 }
 
-// loseMirror has writes to one mirror fail, and replaces or
-// repairs it.
+// filling performs fn, which has a mirror filled, at times until that is done and
+// with writes, and syncs, at the moments when the filling is about to end.
+func (t *pcTrace) filling(d *pcDevice, fn func() error) error {
+	if t.rng.IntN(2) == 0 {
+		return fn()
+	}
+	t.fs.Fail(t.meddleAt(func(op disktest.Op, name string) bool {
+		return op == disktest.OpSync && strings.HasSuffix(name, ".todo")
+	}, nil))
+	err := fn()
+	if err == nil {
+		err = t.a.WaitInSync(t.ctx, driver.VolumeID(d.name))
+	}
+	t.fs.Fail(nil)
+	return err
+}
+
+// loseMirror has writes to one mirror fail, or its syncs. It stays broken, or is
+// replaced or repaired.
 func (t *pcTrace) loseMirror() error {
 	d := t.volume()
-	if t.devs[d].v.mirrorsInSync() < 3 {
+	v := t.devs[d].v
+	if v.mirrorsInSync() < 3 {
 		return nil
 	}
 	ms, err := t.mirrors(d)
@@ -52,13 +76,17 @@ func (t *pcTrace) loseMirror() error {
 		return err
 	}
 	m := ms[t.rng.IntN(len(ms))]
+	fails := []disktest.Op{disktest.OpWrite, disktest.OpSync}[t.rng.IntN(2)]
 	t.fs.Fail(func(op disktest.Op, name string) error {
-		if op == disktest.OpWrite && name == m.File {
+		if op == fails && name == m.File {
 			return syscall.EIO
 		}
 		return nil
 	})
 	err = t.change(t.rng, d, t.devs[d], 7, 90)
+	if err == nil && t.rng.IntN(2) == 0 {
+		err = v.cleanNow()
+	}
 	if err == nil {
 		err = t.syncDevice(d, t.devs[d])
 	}
@@ -66,18 +94,35 @@ func (t *pcTrace) loseMirror() error {
 	if err != nil {
 		return err
 	}
-	if t.rng.IntN(3) > 0 {
-		return t.repair(d)
-	}
-	if err := t.a.RemoveMirror(t.ctx, driver.VolumeID(d.name), m.ID); err != nil {
+	switch t.rng.IntN(4) {
+	case 0:
+		return nil
+	case 1:
+		if err := t.a.RemoveMirror(t.ctx, driver.VolumeID(d.name), m.ID); err != nil {
+			return err
+		}
+		_, err = t.a.AddMirror(t.ctx, driver.VolumeID(d.name), m.Pool)
 		return err
 	}
-	_, err = t.a.AddMirror(t.ctx, driver.VolumeID(d.name), m.Pool)
-	return err
+	return t.repairVolume(d)
 }
 
-// repair takes a broken mirror back, after it has missed something.
-func (t *pcTrace) repair(d *pcDevice) error {
+// repair takes broken mirrors back.
+func (t *pcTrace) repair() error {
+	for _, d := range t.volumes() {
+		ms, err := t.mirrors(d)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(ms, func(m MirrorInfo) bool { return m.State == driver.Broken }) && t.devs[d].v.mirrorsInSync() > 0 {
+			return t.repairVolume(d)
+		}
+	}
+	return nil
+}
+
+// repairVolume takes a broken mirror back, after it has missed something.
+func (t *pcTrace) repairVolume(d *pcDevice) error {
 	return t.underLoad(func() error {
 		for range t.rng.IntN(3) {
 			do := t.housekeeping
@@ -91,8 +136,37 @@ func (t *pcTrace) repair(d *pcDevice) error {
 				return err
 			}
 		}
-		return t.a.RepairVolume(t.ctx, driver.VolumeID(d.name))
+		return t.filling(d, func() error { return t.a.RepairVolume(t.ctx, driver.VolumeID(d.name)) })
 	})
+}
+
+// scrub has a mirror's disk damage a sector, and the scrub repair it. Nothing is
+// promised before it has.
+func (t *pcTrace) scrub() error {
+	d := t.volume()
+	ms, err := t.mirrors(d)
+	if v := t.devs[d].v; err != nil || v.mirrorsInSync() < 3 || v.recovering.Load() > 0 {
+		return err
+	}
+	ms = slices.DeleteFunc(ms, func(m MirrorInfo) bool { return m.State != driver.Synchronized })
+	t.blind.Store(true)
+	defer t.blind.Store(false)
+	f, err := t.fs.OpenFile(ms[t.rng.IntN(len(ms))].File, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err = f.WriteAt(bytes.Repeat([]byte{0xdb}, sector), sector*t.rng.Int64N(pcSectors)); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return err
+	}
+	r, err := t.a.Scrub(t.ctx, driver.VolumeID(d.name), ScrubOptions{Repair: true})
+	if err == nil && r.Repaired == 0 {
+		err = fmt.Errorf("the scrub repaired nothing: %+v", r)
+	}
+	return err
 }
 
 func (t *pcTrace) grow() error {
