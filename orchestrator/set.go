@@ -22,8 +22,10 @@ const (
 	StateReady     State = "ready"
 	StateReleasing State = "releasing" // what it holds is being given back, as asked
 	StateReleased  State = "released"
-	StateRetrying  State = "retrying" // a VM changed its state: undone, to be tried again
-	StateAborting  State = "aborting" // being undone
+	StateReverting State = "reverting" // its volumes are being put back to it
+	StateBreaking  State = "breaking"  // its splits are being made volumes
+	StateRetrying  State = "retrying"  // a VM changed its state: undone, to be tried again
+	StateAborting  State = "aborting"  // being undone
 	StateAborted   State = "aborted"
 )
 
@@ -165,6 +167,11 @@ type Split struct {
 	Held     time.Duration `json:"held,omitempty"`
 	Reached  Level         `json:"reached"`            // only as good as its worst disk
 	Recovery string        `json:"recovery,omitempty"` // "view", "" (none needed or none made)
+	// SafePoint is the snapshot that keeps what Volume held before it was put
+	// back to this split; the set does not hold it. Became is the volume that
+	// the split was made. Both "" otherwise.
+	SafePoint string `json:"safePoint,omitempty"`
+	Became    string `json:"became,omitempty"`
 }
 
 // LUN is how a backup host reaches a copy.
@@ -189,6 +196,34 @@ type ExposeRequest struct {
 	Initiators []string `json:"initiators"`
 	Writable   bool     `json:"writable,omitempty"`
 	Dirty      bool     `json:"dirty,omitempty"` // the dirty splits too; these stay read-only
+}
+
+// Diff is where the disks of a set may differ from another set's, or from what
+// their volumes hold now.
+type Diff struct {
+	Version int        `json:"version"` // of this document: 1
+	From    SetID      `json:"from"`
+	To      SetID      `json:"to,omitempty"` // "": now
+	Disks   []DiskDiff `json:"disks"`
+}
+
+// DiskDiff is one volume's part of a Diff. Regions are in order and don't
+// overlap. They cover every byte that differs, in units of Granularity bytes,
+// and may cover some that don't; Total is their sum.
+type DiskDiff struct {
+	VM          string   `json:"vm"`
+	Device      string   `json:"device"`
+	Array       string   `json:"array"`
+	Volume      string   `json:"volume"`
+	Granularity int64    `json:"granularity"`
+	Total       int64    `json:"total"`
+	Regions     []Region `json:"regions"`
+}
+
+// Region is a range of a disk, in bytes.
+type Region struct {
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"`
 }
 
 // Step is one line of the timeline.
@@ -234,6 +269,23 @@ type Service interface {
 	// Release gives back all that a set holds: LUNs, views, splits, in-guest
 	// snapshots. On a set under way it aborts it.
 	Release(ctx context.Context, id SetID) (Set, error)
+	// Revert puts all volumes of a ready set back to what its splits hold. It is
+	// refused with ErrBusy, and nothing is touched, while a VM of the set is not
+	// off. LUNs and views end; the splits are used up, and for each volume a
+	// safe point (Split.SafePoint) is kept, which is not the set's. It returns
+	// when the set is released. After an error with the set reverting, the
+	// volumes whose splits have a SafePoint are put back and the others are
+	// not: Revert asked again goes on, as the control plane's next start does;
+	// Release leaves it at that.
+	Revert(ctx context.Context, id SetID) (Set, error)
+	// Break makes all splits of a ready set volumes of their own (Split.Became),
+	// for good, in the same way: LUNs and views end, and a set that is breaking
+	// after an error goes on when asked again.
+	Break(ctx context.Context, id SetID) (Set, error)
+	// Diff tells which regions may differ between a ready set and what its
+	// volumes hold now, or between the set from, if it is not "", and this one:
+	// both have to be ready, and over the same volumes.
+	Diff(ctx context.Context, id, from SetID) (Diff, error)
 }
 
 // Errors of a Service, compared with errors.Is. The command line turns them

@@ -31,6 +31,11 @@ type fakeArray struct {
 	loseReply  bool        // the split is made and the answer lost
 	refuse     error       // the split is not made
 	stuck      int         // so many deletes and resyncs fail first
+
+	inUse   driver.VolumeID   // can't be reverted
+	content map[string]string // what volumes and splits hold, by ID
+	safe    []driver.Snapshot // that reverts left
+	turning func()            // runs when a revert or break was done, before its answer
 }
 
 func newFakeArray(t *testing.T) *fakeArray {
@@ -73,6 +78,9 @@ func (a *fakeArray) SplitGroup(_ context.Context, tag driver.Tag, vs []driver.Vo
 
 func (a *fakeArray) splitLocked(tag driver.Tag, vs []driver.VolumeID) ([]driver.Snapshot, error) {
 	a.splits++
+	if a.content == nil {
+		a.content = map[string]string{}
+	}
 	if a.refuse != nil {
 		return nil, a.refuse
 	}
@@ -87,6 +95,8 @@ func (a *fakeArray) splitLocked(tag driver.Tag, vs []driver.VolumeID) ([]driver.
 			})
 		}
 		out = append(out, a.snaps[i])
+		a.content[string(a.snaps[i].ID)] = "at " + string(v)
+		a.content[string(v)] = "after " + string(v)
 	}
 	if a.loseReply {
 		return nil, driver.Errorf(driver.OutcomeUnknown, "the connection was cut")
@@ -153,6 +163,67 @@ func (a *fakeArray) Unexpose(_ context.Context, id driver.SnapshotID) error {
 	defer a.mu.Unlock()
 	delete(a.exposed, id)
 	return nil
+}
+
+// Revert puts the volume back, and answers the same when asked again.
+func (a *fakeArray) Revert(_ context.Context, id driver.SnapshotID) (driver.Snapshot, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	safeID := "safe-" + id
+	if i := slices.IndexFunc(a.safe, func(s driver.Snapshot) bool { return s.ID == safeID }); i >= 0 {
+		return a.safe[i], nil
+	}
+	i := slices.IndexFunc(a.snaps, func(s driver.Snapshot) bool { return s.ID == id })
+	switch _, out := a.exposed[id]; {
+	case i < 0:
+		return driver.Snapshot{}, driver.Errorf(driver.NotFound, "no split %q", id)
+	case out || a.snaps[i].Volume == a.inUse:
+		return driver.Snapshot{}, driver.Errorf(driver.Busy, "volume %q is in use", a.snaps[i].Volume)
+	}
+	s := a.snaps[i]
+	a.snaps = slices.Delete(a.snaps, i, i+1)
+	a.content[string(safeID)], a.content[string(s.Volume)] = a.content[string(s.Volume)], a.content[string(id)]
+	delete(a.content, string(id))
+	s.ID, s.Tag, s.Identity = safeID, driver.Tag(safeID), lun.NewIdentity()
+	a.safe = append(a.safe, s)
+	if a.turning != nil {
+		a.turning()
+	}
+	return s, nil
+}
+
+// Break makes the split a volume, and answers the same when asked again.
+func (a *fakeArray) Break(_ context.Context, id driver.SnapshotID, name string) (driver.Volume, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := slices.IndexFunc(a.snaps, func(s driver.Snapshot) bool { return s.ID == id })
+	v, done := a.volumes[driver.VolumeID(name)]
+	switch _, out := a.exposed[id]; {
+	case i < 0 && done:
+		return v, nil
+	case i < 0:
+		return v, driver.Errorf(driver.NotFound, "no split %q", id)
+	case done:
+		return v, driver.Errorf(driver.InvalidRequest, "there is a volume %q", name)
+	case out || a.snaps[i].Volume == a.inUse:
+		return v, driver.Errorf(driver.Busy, "split %q is in use", id)
+	}
+	v = driver.Volume{ID: driver.VolumeID(name), Size: a.snaps[i].Size, Identity: a.snaps[i].Identity}
+	a.volumes[v.ID], a.content[name] = v, a.content[string(id)]
+	a.snaps = slices.Delete(a.snaps, i, i+1)
+	if a.turning != nil {
+		a.turning()
+	}
+	return v, nil
+}
+
+// Changes are told by what was asked.
+func (a *fakeArray) Changes(_ context.Context, v driver.VolumeID, from, to driver.SnapshotID) (driver.Changes, error) {
+	n := int64(64 << 10)
+	if to == "" {
+		n *= 2
+	}
+	return driver.Changes{Granularity: 64 << 10, Regions: []lun.Extent{{Off: 128 << 10, Len: n}}}, nil
 }
 
 // armer is a fakeArray that splits in two steps.

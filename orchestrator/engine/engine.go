@@ -14,7 +14,7 @@
 //   - While a VM stands still nothing is written to the journal.
 //
 // The files follow the story: plan, guest, split, verify, recover, expose,
-// undo; run.go is the loop that joins them.
+// turn (revert and break), diff, undo; run.go is the loop that joins them.
 package engine
 
 import (
@@ -140,7 +140,9 @@ func New(cfg Config) (*Engine, error) {
 		}
 		r := e.newRun(rec)
 		e.runs[r.id] = r
-		if rec.Set.State != orchestrator.StateReleasing && rec.Set.State != orchestrator.StateReady {
+		switch rec.Set.State {
+		case orchestrator.StateReleasing, orchestrator.StateReady, orchestrator.StateReverting, orchestrator.StateBreaking:
+		default:
 			r.fail(fmt.Errorf("%w while the set was %s", errRestarted, rec.Set.State))
 		}
 		e.start(r, machine.Restarted)

@@ -28,7 +28,7 @@ type run struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	// op is held by whoever acts on a ready set: the loop, Expose, Unexpose.
+	// op is held by whoever acts on a settled set: the loop, Expose, Unexpose.
 	op sync.Mutex
 
 	mu      sync.Mutex
@@ -38,6 +38,8 @@ type run struct {
 
 	vms   []*member              // what this attempt works on; the loop's own
 	armed map[*arrays.Array]bool // which arrays of it are ready to commit
+
+	turnErr error // what the last revert or break failed with; op guards it
 }
 
 func (e *Engine) newRun(rec journal.Record) *run {
@@ -53,7 +55,7 @@ var errVMChanged = errors.New("changed its state in the middle")
 func (r *run) loop(ev machine.Event) {
 	r.op.Lock()
 	defer r.op.Unlock()
-	if ev == machine.ReleaseAsked && r.state() != orchestrator.StateReady {
+	if asked(ev) && !settled(r.state()) {
 		return // somebody else was quicker
 	}
 	ctx, span := r.e.cfg.Tracer.Start(r.ctx, "snapshot-set", trace.WithAttributes(attribute.String("cleave.set", string(r.id))))
@@ -99,8 +101,12 @@ func (r *run) perform(ctx context.Context, do machine.Action) machine.Event {
 		machine.Recover:  {r.recover, machine.Recovered},
 		machine.HandOver: {r.handOver, machine.HandedOver},
 	}
-	if do == machine.Undo {
+	switch do {
+	case machine.Undo:
 		return r.undo(context.WithoutCancel(ctx))
+	case machine.Revert, machine.Break:
+		return r.turn(ctx, do)
+	default: // one of the actions
 	}
 	a := actions[do]
 	err := r.step(ctx, string(do), "", a.act)
@@ -115,6 +121,17 @@ func (r *run) perform(ctx context.Context, do machine.Action) machine.Event {
 		return machine.Changed
 	}
 	return machine.Failed
+}
+
+// asked reports whether somebody asks for ev of a set that has settled.
+func asked(ev machine.Event) bool {
+	return ev == machine.ReleaseAsked || ev == machine.RevertAsked || ev == machine.BreakAsked
+}
+
+// settled reports whether a set in state s is one that nothing happens to until
+// somebody asks.
+func settled(s orchestrator.State) bool {
+	return s == orchestrator.StateReady || s == orchestrator.StateReverting || s == orchestrator.StateBreaking
 }
 
 // settle ends the loop: in ready the lease runs, and a final set is forgotten.

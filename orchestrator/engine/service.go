@@ -110,7 +110,7 @@ func (e *Engine) release(r *run, why error) {
 		r.op.Lock() // until the loop or an Expose has ended
 		s := r.state()
 		r.op.Unlock()
-		if s == orchestrator.StateReady {
+		if settled(s) {
 			if errors.Is(why, errLease) {
 				r.say("%v", errLease)
 			}

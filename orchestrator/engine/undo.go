@@ -80,12 +80,15 @@ func (r *run) undoAll(ctx context.Context) error {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
-	return r.update(func(rec *journal.Record) {
-		for i := range rec.Set.LUNs {
-			l := &rec.Set.LUNs[i]
-			l.Portals, l.IQN, l.LUN, l.Writable, l.Socket, l.Export = nil, "", 0, false, "", ""
-		}
-	})
+	return r.update(func(rec *journal.Record) { unserve(rec.Set.LUNs) })
+}
+
+// unserve notes that nobody serves the LUNs any more.
+func unserve(luns []orchestrator.LUN) {
+	for i := range luns {
+		l := &luns[i]
+		l.Portals, l.IQN, l.LUN, l.Writable, l.Socket, l.Export = nil, "", 0, false, "", ""
+	}
 }
 
 // undoOne gives one holding back. That it is not there is success: it may never

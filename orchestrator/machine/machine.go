@@ -33,6 +33,9 @@ const (
 	Failed       Event = "failed"        // the action failed, for good
 	ReleaseAsked Event = "release-asked" // somebody wants it given back, or the lease ran out
 	Restarted    Event = "restarted"     // the engine came up again
+	RevertAsked  Event = "revert-asked"  // somebody wants the volumes put back to it
+	BreakAsked   Event = "break-asked"   // somebody wants its splits for good
+	Turned       Event = "turned"        // every split was reverted to, or broken off
 	Undone       Event = "undone"        // everything held was given back
 )
 
@@ -47,6 +50,8 @@ const (
 	Verify   Action = "verify"   // check the splits; then guests drop their snapshots
 	Recover  Action = "recover"  // bring up clean views
 	HandOver Action = "handover" // expose, start the lease
+	Revert   Action = "revert"   // put the volumes back, one after the other
+	Break    Action = "break"    // make the splits volumes, one after the other
 	Undo     Action = "undo"     // give back everything that is held, newest first
 )
 
@@ -80,6 +85,25 @@ var forward = map[orchestrator.State]map[Event]step{
 	orchestrator.StateReady: {
 		ReleaseAsked: {orchestrator.StateReleasing, Undo},
 		Restarted:    {orchestrator.StateReady, Nothing},
+		RevertAsked:  {orchestrator.StateReverting, Revert},
+		BreakAsked:   {orchestrator.StateBreaking, Break},
+	},
+	// There is no way back from the first volume that was put back, or split that
+	// was broken off: a failure waits to be asked again, a restart goes on, and
+	// whoever wants neither has the rest given back.
+	orchestrator.StateReverting: {
+		Turned:       {orchestrator.StateReleasing, Undo},
+		Failed:       {orchestrator.StateReverting, Nothing},
+		RevertAsked:  {orchestrator.StateReverting, Revert},
+		Restarted:    {orchestrator.StateReverting, Revert},
+		ReleaseAsked: {orchestrator.StateReleasing, Undo},
+	},
+	orchestrator.StateBreaking: {
+		Turned:       {orchestrator.StateReleasing, Undo},
+		Failed:       {orchestrator.StateBreaking, Nothing},
+		BreakAsked:   {orchestrator.StateBreaking, Break},
+		Restarted:    {orchestrator.StateBreaking, Break},
+		ReleaseAsked: {orchestrator.StateReleasing, Undo},
 	},
 	orchestrator.StateReleasing: {
 		Undone:    {orchestrator.StateReleased, Nothing},

@@ -92,6 +92,24 @@ func (f *fake) Release(ctx context.Context, id orchestrator.SetID) (orchestrator
 	return f.set, f.call(ctx, "Release", id)
 }
 
+func (f *fake) Revert(ctx context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
+	return f.set, f.call(ctx, "Revert", id)
+}
+
+func (f *fake) Break(ctx context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
+	return f.set, f.call(ctx, "Break", id)
+}
+
+func (f *fake) Diff(ctx context.Context, id, from orchestrator.SetID) (orchestrator.Diff, error) {
+	return diffOf(id, from), f.call(ctx, "Diff", []orchestrator.SetID{id, from})
+}
+
+func diffOf(id, from orchestrator.SetID) orchestrator.Diff {
+	return orchestrator.Diff{Version: 1, From: from, To: id, Disks: []orchestrator.DiskDiff{
+		{VM: "db", Granularity: 1 << 16, Total: 1 << 16, Regions: []orchestrator.Region{{Offset: 1 << 40, Length: 1 << 16}}},
+	}}
+}
+
 // serve starts a server over f and returns its client and a function that
 // stops the server and waits for its end.
 func serve(t *testing.T, f orchestrator.Service) (*Client, func()) {
@@ -155,6 +173,19 @@ var calls = map[string]func(context.Context, orchestrator.Service) (orchestrator
 	"Release": func(ctx context.Context, s orchestrator.Service) (orchestrator.Set, error) {
 		return s.Release(ctx, sample.ID)
 	},
+	"Revert": func(ctx context.Context, s orchestrator.Service) (orchestrator.Set, error) {
+		return s.Revert(ctx, sample.ID)
+	},
+	"Break": func(ctx context.Context, s orchestrator.Service) (orchestrator.Set, error) {
+		return s.Break(ctx, sample.ID)
+	},
+	"Diff": func(ctx context.Context, s orchestrator.Service) (orchestrator.Set, error) {
+		d, err := s.Diff(ctx, sample.ID, "set-00000000000000ab")
+		if err == nil && !cmp.Equal(d, diffOf(sample.ID, "set-00000000000000ab")) {
+			err = fmt.Errorf("diff %+v", d)
+		}
+		return orchestrator.Set{}, err
+	},
 }
 
 func TestCallsArriveAndAnswersReturn(t *testing.T) {
@@ -169,6 +200,7 @@ func TestCallsArriveAndAnswersReturn(t *testing.T) {
 	args := map[string]any{
 		"Explain": "db & co", "Create": sample.Request,
 		"Get": sample.ID, "Wait": sample.ID, "Unexpose": sample.ID, "Release": sample.ID,
+		"Revert": sample.ID, "Break": sample.ID, "Diff": []orchestrator.SetID{sample.ID, "set-00000000000000ab"},
 		"Expose": orchestrator.ExposeRequest{Initiators: []string{"iqn.2026-01.a:b"}, Writable: true},
 	}
 	for name, call := range calls {
@@ -180,7 +212,7 @@ func TestCallsArriveAndAnswersReturn(t *testing.T) {
 			t.Errorf("%s arrived differently (-sent +arrived):\n%s", name, d)
 		}
 		switch name {
-		case "VMs", "Explain", "List":
+		case "VMs", "Explain", "List", "Diff":
 			continue
 		}
 		if d := cmp.Diff(sample, set); d != "" {
@@ -229,7 +261,7 @@ func TestEveryErrorKeepsItsIdentity(t *testing.T) {
 				t.Errorf("%s: hint lost", name)
 			}
 			switch name {
-			case "VMs", "Explain", "List":
+			case "VMs", "Explain", "List", "Diff":
 			default:
 				if set.ID != sample.ID {
 					t.Errorf("%s: the set beside the error is lost", name)

@@ -99,6 +99,30 @@ func (c *Client) Release(ctx context.Context, id orchestrator.SetID) (orchestrat
 	return c.set(ctx, http.MethodPost, "sets/"+url.PathEscape(string(id))+"/release", nil)
 }
 
+func (c *Client) Revert(ctx context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
+	return c.set(ctx, http.MethodPost, "sets/"+url.PathEscape(string(id))+"/revert", nil)
+}
+
+func (c *Client) Break(ctx context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
+	return c.set(ctx, http.MethodPost, "sets/"+url.PathEscape(string(id))+"/break", nil)
+}
+
+func (c *Client) Diff(ctx context.Context, id, from orchestrator.SetID) (orchestrator.Diff, error) {
+	path := "sets/" + url.PathEscape(string(id)) + "/diff"
+	if from != "" {
+		path += "?from=" + url.QueryEscape(string(from))
+	}
+	var a diffAnswer
+	err := c.call(ctx, http.MethodGet, path, nil, &a)
+	if err == nil && a.Diff == nil {
+		err = fmt.Errorf("control plane at %s: answer without a diff", c.socket)
+	}
+	if err != nil {
+		return orchestrator.Diff{}, err
+	}
+	return *a.Diff, nil
+}
+
 // Wait streams the set's events. A stream that is cut off is ErrUnreachable;
 // the set itself goes on.
 func (c *Client) Wait(ctx context.Context, id orchestrator.SetID, watch func(orchestrator.Event)) (orchestrator.Set, error) {

@@ -42,6 +42,9 @@ func Handler(s orchestrator.Service, release string, log *slog.Logger) http.Hand
 	mux.HandleFunc("POST /v1/sets/{id}/expose", h.expose)
 	mux.HandleFunc("POST /v1/sets/{id}/unexpose", h.onSet(s.Unexpose))
 	mux.HandleFunc("POST /v1/sets/{id}/release", h.onSet(s.Release))
+	mux.HandleFunc("POST /v1/sets/{id}/revert", h.onSet(s.Revert))
+	mux.HandleFunc("POST /v1/sets/{id}/break", h.onSet(s.Break))
+	mux.HandleFunc("GET /v1/sets/{id}/diff", h.diff)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, nil, fmt.Errorf("%s %.200s: %w: this server speaks version %d of the interface, under /v%d/",
 			r.Method, r.URL.Path, orchestrator.ErrUsage, Version, Version))
@@ -132,6 +135,15 @@ func (h *handler) expose(w http.ResponseWriter, r *http.Request) {
 	}
 	set, err := h.service.Expose(r.Context(), orchestrator.SetID(r.PathValue("id")), req)
 	h.answerSet(w, set, err)
+}
+
+func (h *handler) diff(w http.ResponseWriter, r *http.Request) {
+	d, err := h.service.Diff(r.Context(), orchestrator.SetID(r.PathValue("id")), orchestrator.SetID(r.URL.Query().Get("from")))
+	if err != nil {
+		h.fail(w, nil, err)
+		return
+	}
+	h.answer(w, http.StatusOK, diffAnswer{Diff: &d})
 }
 
 // onSet answers with what do says of the set in the path.

@@ -30,6 +30,9 @@ type (
 	setAnswer struct {
 		Set *orchestrator.Set `json:"set,omitempty"`
 	}
+	diffAnswer struct {
+		Diff *orchestrator.Diff `json:"diff,omitempty"`
+	}
 	errorAnswer struct {
 		Error Error             `json:"error"`
 		Set   *orchestrator.Set `json:"set,omitempty"`

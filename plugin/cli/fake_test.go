@@ -221,6 +221,53 @@ func (f *fakeService) Release(_ context.Context, id orchestrator.SetID) (orchest
 	return *s, nil
 }
 
+// Revert ends the set; one with the note "in use" gets no further than the first
+// split.
+func (f *fakeService) Revert(_ context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
+	return f.turn(id, orchestrator.StateReverting, func(s *orchestrator.Split) { s.SafePoint = "safe-" + s.Volume })
+}
+
+func (f *fakeService) Break(_ context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
+	return f.turn(id, orchestrator.StateBreaking, func(s *orchestrator.Split) { s.Became = string(id) + "-" + s.Volume + "-vda" })
+}
+
+func (f *fakeService) turn(id orchestrator.SetID, during orchestrator.State, do func(*orchestrator.Split)) (orchestrator.Set, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, err := f.find(id)
+	if err != nil {
+		return orchestrator.Set{}, err
+	}
+	s.LUNs = nil
+	for i := range s.Splits {
+		if s.Request.Note == "in use" && i > 0 {
+			s.State = during
+			return *s, driver.Errorf(driver.Busy, "array %q: volume %q is in use", "main", s.Splits[i].Volume)
+		}
+		do(&s.Splits[i])
+	}
+	s.State = orchestrator.StateReleased
+	return *s, nil
+}
+
+func (f *fakeService) Diff(_ context.Context, id, from orchestrator.SetID) (orchestrator.Diff, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, err := f.find(id)
+	if err != nil {
+		return orchestrator.Diff{}, err
+	}
+	d := orchestrator.Diff{Version: 1, From: id}
+	if from != "" {
+		d.From, d.To = from, id
+	}
+	for _, x := range s.Splits {
+		d.Disks = append(d.Disks, orchestrator.DiskDiff{VM: x.Volume, Device: "vda", Array: x.Array, Volume: x.Volume,
+			Granularity: 1 << 16, Total: 3 << 16, Regions: []orchestrator.Region{{Offset: 0, Length: 1 << 16}, {Offset: 1 << 30, Length: 2 << 16}}})
+	}
+	return d, nil
+}
+
 // fakeStorage is a data plane in memory.
 type fakeStorage struct {
 	mu         sync.Mutex

@@ -30,6 +30,7 @@ func setResult(s orchestrator.Set) result {
 		section(w, p, guestTable(s.VMs))
 		section(w, p, writerTable(s.VMs))
 		section(w, p, splitTable(s.Splits))
+		section(w, p, turnedTable(s.Splits))
 		section(w, p, lunTable(s.LUNs))
 		section(w, p, timeline(s))
 		if p.wide {

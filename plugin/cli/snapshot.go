@@ -21,7 +21,8 @@ and the evidence.`,
   cleave snapshot delete set-0123456789abcdef`,
 	}
 	c.AddCommand(a.snapshotCreateCommand(), a.snapshotListCommand(), a.snapshotShowCommand(),
-		a.snapshotExposeCommand(), a.snapshotUnexposeCommand(), a.snapshotDeleteCommand())
+		a.snapshotExposeCommand(), a.snapshotUnexposeCommand(), a.snapshotDiffCommand(),
+		a.snapshotRevertCommand(), a.snapshotBreakCommand(), a.snapshotDeleteCommand())
 	return c
 }
 
