@@ -4,14 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/nbd"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/vdisk"
+	"github.com/cleave-san/cleave/lun/vdisk/vdisktest"
 )
 
 // descriptor is the text of a VMDK of flat extents of a sector each.
@@ -113,4 +116,43 @@ type counted struct {
 func (c *counted) Close() error {
 	c.closed.Add(1)
 	return vdisk.Close(c.Device)
+}
+
+// TestViewOfAChain: a disk whose volume group is in the base of a chain
+// is recovered like any other.
+func TestViewOfAChain(t *testing.T) {
+	vdisktest.Need(t, "qemu-img")
+	base := image(t, "lvm-o1-thick-4k.img")
+	want := reference(t, base)
+	dir := filepath.Dir(base.File().Name())
+	create := func(arg ...string) {
+		t.Helper()
+		cmd := exec.Command("qemu-img", append([]string{"create", "-q"}, arg...)...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("qemu-img: %v: %s", err, out)
+		}
+	}
+	create("-f", "qcow2", "-F", "raw", "-b", filepath.Base(base.File().Name()), "1.qcow2")
+	create("-f", "qcow2", "-F", "qcow2", "-b", "1.qcow2", "3.qcow2")
+	f, err := open.File(filepath.Join(dir, "3.qcow2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s := spec(t, Source{Name: "chain", Device: f, Files: vdisk.Folder(dir)})
+	s.Containers = true
+	w, err := Start(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	c, err := nbd.Dial(t.Context(), "unix", w.Address(), nbd.ClientOptions{Export: "0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := sum(t, c); got != want {
+		t.Error("the served view is not that of the base")
+	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/cleave-san/cleave/integration/bench"
 	"github.com/cleave-san/cleave/integration/bench/embedded"
 	"github.com/cleave-san/cleave/integration/bench/iscsi"
+	"github.com/cleave-san/cleave/integration/bench/vdisk"
 )
 
 // families are run in this order.
@@ -25,6 +26,7 @@ var families = []func(bench.Options) bench.Family{
 	embedded.Family,
 	iscsi.Family,
 	iscsi.InitiatorFamily,
+	vdisk.Family,
 }
 
 func main() {
