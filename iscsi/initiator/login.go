@@ -143,9 +143,6 @@ func (l *login) run() error {
 			}
 		}
 		if done {
-			if l.tsih == 0 {
-				return protocolError("login: no session handle")
-			}
 			if l.o.HeaderDigest == DigestRequired && !l.w.par.headerDigest || l.o.DataDigest == DigestRequired && !l.w.par.dataDigest {
 				return errors.New("login: the target does not agree to digests")
 			}
