@@ -31,13 +31,13 @@ vet:
 	$(GO) vet ./...
 	$(GO) vet -tags lab ./integration/...
 
-# The power cuts and kills come a second time, all of them: the race detector
+# Power cuts, kills and the like come a second time, all of them: the detector
 # makes them ten times as slow, so with it a part has to do. Both halves run even
 # if the first fails. VMs one package after the other: each takes a core.
 test: deps build vet ## All unit tests, with the race detector, and the quick part of the lab
 	@status=0; \
 	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -Ev '$(RACE_SKIP)') || status=1; \
-	$(GO) test -run "TestPowerCuts|TestKilledUnderLoad" ./arrays/embedded || status=1; \
+	$(GO) test -run "TestModel|TestPowerCuts|TestKilledUnderLoad|TestProviderReflink" ./arrays/embedded || status=1; \
 	$(GO) test -timeout 20m -p 1 $$($(GO) list ./... | grep -E '$(RACE_SKIP)') || status=1; \
 	exit $$status
 

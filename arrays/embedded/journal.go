@@ -22,8 +22,10 @@ import (
 //	       20  zero
 //	       24  the bits (uint64 each)
 //
-// A sector that has room is written once more with further bits: it is on the disk
-// as it was or as it is, never a part of either. What counts is the run of sectors from the first on that are of the first one's
+// A sector that has room is written once more with further bits: it is on the
+// disk as it was or as it is, never a part of either.
+//
+// What counts is the run of sectors from the first on that are of the first one's
 // lap. A lap begins when all before it is stable in the blocks, so that the write
 // of its first sector ends the one before at the moment from which it counts
 // itself: what a cut of power leaves is all that was stable, and at most what was
@@ -43,7 +45,7 @@ type journal struct {
 const (
 	minJournal = 4
 	// maxJournal is large enough that the blocks of the largest log, all of
-	// which may have changed, are written for several thousand marks at once.
+	// which may have changed, are written for some fifteen thousand marks at once.
 	maxJournal = 256
 
 	bitsPerSector = (sector - 24) / 8

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -271,6 +272,10 @@ func (m *model) verify() {
 // Random sequences of all that can be done to volumes and snapshots, against
 // the model. The flags of package rapid say how many, and repeat one.
 func TestModel(t *testing.T) {
+	if checks := flag.Lookup("rapid.checks"); raceEnabled && checks.Value.String() == checks.DefValue {
+		flag.Set("rapid.checks", "20") // make test has all of them without the detector
+		defer flag.Set("rapid.checks", checks.DefValue)
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		dir := testDir(t)
 		defer os.RemoveAll(dir)

@@ -42,6 +42,10 @@ func holds(o bench.Options) []bench.Benchmark {
 		if n == 64 {
 			asked = 1
 		}
+		onDisk := 2
+		if n > 64 { // a disk takes many seconds to resync so many
+			onDisk = 1
+		}
 		name := fmt.Sprintf("embedded/hold/%d/", n)
 		limit := func(what string, goal float64) bench.Row {
 			return bench.Row{Name: name + what, Unit: "ms", Better: bench.Lower, Limit: 5, Goal: goal}
@@ -63,7 +67,7 @@ func holds(o bench.Options) []bench.Benchmark {
 			},
 			bench.Benchmark{
 				Rows:     []bench.Row{limit("ext4", 0), {Name: name + "ext4-tmpfs", Unit: "ms", Better: bench.Lower}},
-				PeerName: "ours, tmpfs", Runs: 2,
+				PeerName: "ours, tmpfs", Runs: onDisk,
 				Open: func(ctx context.Context, dir string) (bench.Pair, error) {
 					return holdPair(ctx, dir, gib, o.Memory, gib, n)
 				},
@@ -216,5 +220,10 @@ func (h *holder) resync(ctx context.Context, ss []driver.Snapshot) error {
 		wg.Go(func() { errs[i] = h.a.Resync(ctx, s.ID) })
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	for _, err := range errs { // one stands for all
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
