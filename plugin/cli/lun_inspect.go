@@ -83,7 +83,11 @@ func drawReport(w io.Writer, p *paper, r *recovery.Report) error {
 		for _, v := range g.Volumes {
 			t.add("  "+v.Volume, v.Type, size(v.Size), v.UUID, v.Reason)
 			for _, s := range v.Snapshots {
-				t.add("    "+s.Volume, "snapshot", size(v.Size), s.UUID, snapshotDetail(s))
+				kind, bytes := "snapshot", v.Size
+				if s.Kind == "lvm-thin" {
+					kind, bytes = "thin snapshot", s.StoreSize
+				}
+				t.add("    "+s.Volume, kind, size(bytes), s.UUID, snapshotDetail(s))
 			}
 		}
 	}
@@ -103,6 +107,9 @@ func snapshotDetail(s recovery.SnapshotReport) string {
 		return string(s.State)
 	}
 	d := fmt.Sprintf("%s, %s preserved, store %.2f %% used, chunks of %s", s.State, size(s.Preserved), s.UsedPercent, size(s.ChunkSize))
+	if s.Kind == "lvm-thin" { // what it shares with others counts
+		d = fmt.Sprintf("%s, %s mapped (%.2f %%), blocks of %s", s.State, size(s.Preserved), s.UsedPercent, size(s.ChunkSize))
+	}
 	if !s.Created.IsZero() {
 		d += ", made " + clock(s.Created)
 	}
