@@ -35,6 +35,19 @@ var inPlace = []struct {
 	{"striped over two disks", []string{"lvm-o4-a", "lvm-o4-b"}, "gac6wu-xU2u-QIlR-UpAV-ykKw-ArQR-tRezMV", "vgo4/str", "d5b583b019a19187dd4aa6a1b6b42055552eeb29900dbf73ade4ee54ba2bf522", []string{"vgo4/tiny"}},
 }
 
+// inPlaceOnce are too large to be interrupted at every write.
+var inPlaceOnce = []struct {
+	name     string
+	images   []string
+	snapshot string
+	volume   string
+	sum      string
+	discards []string
+}{
+	{"raid1, linear afterwards", []string{"lvm-g2-mirrors-a", "lvm-g2-mirrors-b", "lvm-g2-mirrors-c"}, "vgm/r1", "vgm/r", "4c5edc731d972a631fd01792ba20e089a23c4b714cfae859f74d857d2333af88", []string{"vgm/r2"}},
+	{"thin over two disks", []string{"lvm-g1-thin-a", "lvm-g1-thin-b"}, "vgt/s3", "vgt/vol", "01c9e27a5cae64f99a337085315936c634a987df7d7f4eee2ab972c12fa79e47", nil},
+}
+
 func prepare(t testing.TB, m *machine, snapshot string) (*recovery.InPlace, error) {
 	t.Helper()
 	c, err := open.Probe(context.Background(), m.sources()...)
@@ -48,7 +61,7 @@ func prepare(t testing.TB, m *machine, snapshot string) (*recovery.InPlace, erro
 // the snapshots go, nothing but what is listed is written, and not more than
 // 1.02 times of what was preserved.
 func TestInPlace(t *testing.T) {
-	for _, tc := range inPlace {
+	for _, tc := range slices.Concat(inPlace, inPlaceOnce) {
 		t.Run(tc.name, func(t *testing.T) {
 			m := newMachine(t, tc.images...)
 			before := make([][]byte, len(m.disks))

@@ -105,10 +105,10 @@ type SnapshotReport struct {
 	State       State     `json:"state"`
 	Reason      string    `json:"reason,omitempty"`
 	ChunkSize   int64     `json:"chunkSize"`
-	StoreSize   int64     `json:"storeSize"`      // of a thin one, its own size
-	Exceptions  int       `json:"exceptions"`     // of a thin one, blocks that it has, shared ones included
-	Preserved   int64     `json:"preservedBytes"` // what they hold
-	UsedPercent float64   `json:"usedPercent"`    // as lvs shows it
+	StoreSize   int64     `json:"storeSize"`         // of a thin one, its own size
+	Exceptions  int       `json:"exceptions"`        // of a thin one, blocks that it has, shared ones included
+	Preserved   int64     `json:"preservedBytes"`    // what they hold
+	UsedPercent float64   `json:"usedPercent"`       // as lvs shows it
 	Merging     bool      `json:"merging,omitempty"` // lvconvert --merge has begun; the content is the same
 }
 

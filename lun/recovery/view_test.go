@@ -46,6 +46,10 @@ func TestViewShowsTheSnapshotInTheOriginsPlace(t *testing.T) {
 		{[]string{"lvm-o2-thick-gpt-crash"}, []string{"vgo2/snap1"}, "vgo2/data", "853a2eff3d3a2ce0a15ea08ad22018d907c6121d6ff7a15ee3d71e81eb00ffb0", []string{"vgo2/snap1", "vgo2/snap2"}},
 		{[]string{"lvm-o2-thick-gpt-crash"}, []string{"vgo2/snap2"}, "vgo2/data", "d85dd205b2e651c526f42e8676d06631f56ca8432a0a561df48dc87bd6554a02", []string{"vgo2/snap1", "vgo2/snap2"}},
 		{[]string{"lvm-o3-thin"}, nil, "vgo3/tvol", "d827e7b2a10cdbe4c7c45bcd133c91a2efdc4f1ffeb4dee82f12cac22f8524c7", []string{"vgo3/tsnap"}},
+		{[]string{"lvm-g1-thin-a", "lvm-g1-thin-b"}, []string{"vgt/s1"}, "vgt/vol", "a4f6478dfec8e1a3481629c0cff8201168a5279ee1cfe19fc1d914431fb59bbd", []string{"vgt/s1"}},
+		{[]string{"lvm-g1-thin-a", "lvm-g1-thin-b"}, []string{"vgt/s2"}, "vgt/s1", "95debb6b0a2ced6d93c7e7e9e349f183c763dd62827c8cbd9f8c75b827267890", []string{"vgt/s2"}},
+		{[]string{"lvm-g2-mirrors-a", "lvm-g2-mirrors-b", "lvm-g2-mirrors-c"}, []string{"vgm/r1", "vgm/m1"}, "vgm/r", "4c5edc731d972a631fd01792ba20e089a23c4b714cfae859f74d857d2333af88", []string{"vgm/r1", "vgm/r2", "vgm/m1"}},
+		{[]string{"lvm-g2-mirrors-a", "lvm-g2-mirrors-b", "lvm-g2-mirrors-c"}, []string{"vgm/m1"}, "vgm/m", "b4dea2068ec959aa2249b1d245fcc2bcb706cc9f13b3588ddd288845e6ae5e7c", []string{"vgm/m1"}},
 		{[]string{"lvm-o4-a", "lvm-o4-b"}, []string{"gac6wu-xU2u-QIlR-UpAV-ykKw-ArQR-tRezMV"}, "vgo4/str", "d5b583b019a19187dd4aa6a1b6b42055552eeb29900dbf73ade4ee54ba2bf522", []string{"vgo4/good", "vgo4/tiny"}},
 		{[]string{"lvm-o5-wrap"}, nil, "vgo1/root", "f5cf5ccee67535499a4ed3b24ca9a38a84aeb3bdc9e84554e054310145dbe23f", []string{"vgo1/snap"}},
 	} {
@@ -124,6 +128,9 @@ func TestViewIsRefused(t *testing.T) {
 		{"not a snapshot", []string{"lvm-o1-thick-4k"}, []string{"vgo1/root"}, recovery.ErrChoice, "no snapshot"},
 		{"unknown", []string{"lvm-o1-thick-4k"}, []string{"vgo1/other"}, open.ErrNotFound, "vgo1/snap"},
 		{"missing disk", []string{"lvm-o4-a"}, []string{"vgo4/good"}, nil, "27iBRZ-b6Yy-XaSC-7hah-Ep49-LrFw-QqoFuv"},
+		{"a chain", []string{"lvm-g1-thin-a", "lvm-g1-thin-b"}, nil, recovery.ErrChoice, "2 snapshots"},
+		{"both of a chain", []string{"lvm-g1-thin-a", "lvm-g1-thin-b"}, []string{"vgt/s1", "vgt/s2"}, recovery.ErrChoice, "has a snapshot itself"},
+		{"a leg's disk is missing", []string{"lvm-g2-mirrors-a"}, []string{"vgm/r1"}, nil, "none of the devices"},
 		{"thin pool", []string{"lvm-o3-thin"}, []string{"vgo3/pool"}, recovery.ErrChoice, "no snapshot"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -185,6 +192,31 @@ func TestInspectAgreesWithTheKernelsStatus(t *testing.T) {
 	}
 	if len(r.Findings) != 0 {
 		t.Errorf("findings on a good image: %+v", r.Findings)
+	}
+}
+
+// TestRefusedVolumesAreNamed: what the guest of these images had besides, and
+// what it does not hide.
+func TestRefusedVolumesAreNamed(t *testing.T) {
+	r, err := recovery.Inspect(context.Background(), probe(t, images(t, "lvm-g2-mirrors-a", "lvm-g2-mirrors-b", "lvm-g2-mirrors-c")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"vgm/r": "", "vgm/m": "", "vgm/five": "only raid1 is read", "vgm/slow": "lvconvert --uncache"}
+	for _, v := range r.Groups[0].Volumes {
+		why, ok := want[v.Volume]
+		if !ok || v.Readable != (why == "") || !strings.Contains(v.Reason, why) || why != "" && !strings.Contains(v.Reason, v.Volume) {
+			t.Errorf("%s: readable %v, %q; want %q", v.Volume, v.Readable, v.Reason, why)
+		}
+		delete(want, v.Volume)
+		for _, s := range v.Snapshots {
+			if s.State != recovery.Valid {
+				t.Errorf("%s: %s, %s", s.Volume, s.State, s.Reason)
+			}
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("not there: %v", want)
 	}
 }
 
