@@ -15,6 +15,13 @@
 // metadata says that the snapshots were removed; everything else is the split
 // itself. Writes go to an overlay that ends with the view.
 //
+// Of a thin snapshot nothing is redirected: the metadata gives its device to
+// the origin's name. The origin's former device keeps its space in the pool
+// until LVM changes the pool for the first time, and has it deleted then. An
+// origin that is a mirror is linear in the view, on the leg that was in sync, so
+// that no guest begins to resynchronise legs, of which all but one still hold
+// the dirty content.
+//
 // Price: one view is exact for the volumes that it names in View.Volumes. Each
 // of these has its own instant, the one of its snapshot; all other volumes of
 // the disk have the instant of the split.
