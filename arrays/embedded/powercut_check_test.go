@@ -256,7 +256,7 @@ func (c *pcChecker) split(x *pcExpectSplit) error {
 		if x.last > 0 {
 			ceiling = min(ceiling, x.last)
 		}
-		if _, err := c.e.m.checkSplit(x.s, ceiling, contents); err != nil {
+		if _, err := c.e.m.checkSplit(x.s, x.sources, ceiling, contents); err != nil {
 			return err
 		}
 	}

@@ -185,6 +185,17 @@ type pcExpectSplit struct {
 	last    uint32
 	whole   bool // no member of it was being given back
 	members []pcExpectDevice
+	// sources is what was written to the members' volumes. They may have got
+	// another content by the time that the cut is looked at.
+	sources [][][]uint32
+}
+
+// sources is what was written to the volumes of a split.
+func (s *pcSplit) sources() (hists [][][]uint32) {
+	for _, k := range s.members {
+		hists = append(hists, k.of.hist)
+	}
+	return hists
 }
 
 // before begins an expectation, and after ends it: the cut comes between.
@@ -196,7 +207,7 @@ func (m *pcModel) before() *pcExpect {
 		e.vols = append(e.vols, d.before())
 	}
 	for _, s := range m.splits {
-		x := pcExpectSplit{s: s}
+		x := pcExpectSplit{s: s, sources: s.sources()}
 		for _, k := range s.members {
 			x.members = append(x.members, k.before())
 		}
@@ -253,7 +264,7 @@ func (e *pcExpect) after() {
 		e.vols = append(e.vols, x)
 	}
 	for _, s := range m.splits[len(e.splits):] {
-		x := pcExpectSplit{s: s}
+		x := pcExpectSplit{s: s, sources: s.sources()}
 		for _, k := range s.members {
 			y := pcExpectDevice{d: &k.pcDevice}
 			y.add()
@@ -397,8 +408,9 @@ func zone(i int) int { return i / 64 % pcZones }
 
 // checkSplit compares a group that was split with what was written before and
 // during the split: what was acknowledged before it began is in it, nothing that
-// was issued after it returned is, and of each writer a prefix.
-func (m *pcModel) checkSplit(s *pcSplit, ceiling uint32, contents [][]byte) (exact [][]uint32, err error) {
+// was issued after it returned is, and of each writer a prefix. sources is what
+// was written to its volumes.
+func (m *pcModel) checkSplit(s *pcSplit, sources [][][]uint32, ceiling uint32, contents [][]byte) (exact [][]uint32, err error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	var newest [pcZones]uint32 // of each writer
@@ -414,9 +426,9 @@ func (m *pcModel) checkSplit(s *pcSplit, ceiling uint32, contents [][]byte) (exa
 		}
 		seen, exact = append(seen, got), append(exact, make([]uint32, len(got)))
 		for i, v := range got {
-			w, ok := m.resolve(k.of.hist[i], v, k.acked[i], ceiling)
+			w, ok := m.resolve(sources[j][i], v, k.acked[i], ceiling)
 			if !ok {
-				return nil, fmt.Errorf("split %s of %s: sector %d holds write %d; %d was acknowledged before, %d was the last issued, of %v", s.tag, k.of.name, i, v, k.acked[i], ceiling, k.of.hist[i])
+				return nil, fmt.Errorf("split %s of %s: sector %d holds write %d; %d was acknowledged before, %d was the last issued, of %v", s.tag, k.of.name, i, v, k.acked[i], ceiling, sources[j][i])
 			}
 			exact[j][i] = w
 			newest[zone(i)] = max(newest[zone(i)], v) // zeroes don't say
@@ -424,8 +436,8 @@ func (m *pcModel) checkSplit(s *pcSplit, ceiling uint32, contents [][]byte) (exa
 	}
 	for j, k := range s.members {
 		for i, v := range seen[j] {
-			if c := newest[zone(i)]; !m.inPrefix(k.of.hist[i], v, exact[j][i], c) {
-				return nil, fmt.Errorf("split %s of %s: no prefix: it has write %d of a writer, and sector %d holds %d of %v", s.tag, k.of.name, c, i, v, k.of.hist[i])
+			if c := newest[zone(i)]; !m.inPrefix(sources[j][i], v, exact[j][i], c) {
+				return nil, fmt.Errorf("split %s of %s: no prefix: it has write %d of a writer, and sector %d holds %d of %v", s.tag, k.of.name, c, i, v, sources[j][i])
 			}
 		}
 	}

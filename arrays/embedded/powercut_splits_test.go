@@ -187,7 +187,7 @@ func (t *pcTrace) splitDone(s *pcSplit, snaps []driver.Snapshot) error {
 		}
 		contents = append(contents, b)
 	}
-	exact, err := t.m.checkSplit(s, s.last, contents)
+	exact, err := t.m.checkSplit(s, s.sources(), s.last, contents)
 	if err != nil {
 		return err
 	}
