@@ -47,7 +47,7 @@ lab: deps build ## Everything that needs VMs or third-party servers; writes lab/
 bench: deps ## The benchmarks against their peers; ROWS=regexp chooses; writes bench/results.json
 	$(GO) run ./integration/bench/cmd/bench -run '$(ROWS)' -o bench/results.json
 
-conformance: deps ## libiscsi's suite against our target and tgtd; writes iscsi/CONFORMANCE.md
+conformance: deps ## libiscsi's suite against our target, tgtd and gotgt; writes iscsi/CONFORMANCE.md
 	$(GO) run ./iscsi/conformance -o iscsi/CONFORMANCE.md
 
 lint: vet ## Formatting and golangci-lint (go vet alone where it is not installed)

@@ -7,7 +7,7 @@
 //	go run ./iscsi/conformance -o iscsi/CONFORMANCE.md
 //
 // With -url it runs against another target. With -o it runs against ours and
-// tgtd and writes the report (make conformance). The devices are in memory;
+// tgtd and gotgt and writes the report (make conformance). The devices are in memory;
 // everything listens on loopback. The exit status is 1 if a test of ours did
 // not pass and excuses.go does not list it, or if one of another target failed.
 package main
@@ -31,7 +31,7 @@ func main() {
 	flag.StringVar(&o.prefix, "run", "", "only tests whose name begins so, e.g. Read10 or Read10.Simple")
 	flag.StringVar(&o.url, "url", "", "test this LUN instead of ours")
 	flag.StringVar(&o.readOnlyURL, "read-only-url", "", "and this one in the read-only test")
-	flag.StringVar(&o.report, "o", "", "run against ours and tgtd, and write the report to this file")
+	flag.StringVar(&o.report, "o", "", "run against ours, tgtd and gotgt, and write the report to this file (from the top of the tree, as root)")
 	flag.DurationVar(&o.limit, "limit", 20*time.Second, "time for one test")
 	flag.BoolVar(&o.verbose, "v", false, "print the output of tests that did not pass")
 	flag.Parse()

@@ -54,10 +54,11 @@ func (p *peer) url(lun int) string { return fmt.Sprintf("iscsi://%s/%s/%d", p.po
 
 // own is a site that makes a target of ours for each test: what a test has left
 // in flight when it ends can't reach the next.
-func own(ctx context.Context, test string) (url string, done func() error, err error) {
+func own(ctx context.Context, test string) (place, error) {
 	p, err := serve(ctx)
 	if err != nil {
-		return "", nil, err
+		return place{}, err
 	}
-	return p.url(lunFor(test)), p.srv.Close, nil
+	url := p.url(lunFor(test))
+	return place{urls: []string{url, url}, done: p.srv.Close}, nil
 }

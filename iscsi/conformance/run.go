@@ -6,13 +6,20 @@ import (
 	"time"
 )
 
-// site says where a test is to run. done is called when it has ended.
-type site func(ctx context.Context, test string) (url string, done func() error, err error)
+// place is where a test runs.
+type place struct {
+	urls   []string     // one, or two for tests of several paths
+	within []string     // the command that runs the tool there, if any
+	done   func() error // called when the test has ended; nil: nothing to do
+}
+
+// site finds a place for a test.
+type site func(ctx context.Context, test string) (place, error)
 
 // at is a site that serves all tests by the same LUNs.
 func at(url func(test string) string) site {
-	return func(_ context.Context, test string) (string, func() error, error) {
-		return url(test), func() error { return nil }, nil
+	return func(_ context.Context, test string) (place, error) {
+		return place{urls: []string{url(test), url(test)}}, nil
 	}
 }
 
@@ -51,12 +58,15 @@ func runAll(ctx context.Context, names []string, workers int, limit time.Duratio
 }
 
 func runAt(ctx context.Context, name string, where site, limit time.Duration) result {
-	url, done, err := where(ctx, name)
+	p, err := where(ctx, name)
 	if err != nil {
 		return result{outcome: failed, why: err.Error()}
 	}
-	r := runOne(ctx, name, url, limit)
-	if err := done(); err != nil && r.outcome != hung {
+	r := runOne(ctx, name, p, limit)
+	if p.done == nil {
+		return r
+	}
+	if err := p.done(); err != nil && r.outcome != hung {
 		r.outcome, r.why = failed, "afterwards: "+err.Error()
 	}
 	return r

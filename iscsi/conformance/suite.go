@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -79,12 +80,12 @@ var (
 	summary   = regexp.MustCompile(`(?m)^\s*tests\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)`)
 )
 
-// runOne runs one test against a LUN.
-func runOne(ctx context.Context, name, url string, limit time.Duration) result {
+// runOne runs one test.
+func runOne(ctx context.Context, name string, p place, limit time.Duration) result {
 	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	// A second path lets the multipath tests run.
-	cmd := exec.CommandContext(tctx, tool, "--dataloss", "--normal", "--test=ALL."+name, url, url)
+	args := slices.Concat(p.within, []string{tool, "--dataloss", "--normal", "--test=ALL." + name}, p.urls)
+	cmd := exec.CommandContext(tctx, args[0], args[1:]...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = time.Second

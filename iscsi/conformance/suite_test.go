@@ -39,10 +39,10 @@ func TestReport(t *testing.T) {
 		names[2]: {outcome: skipped}, names[3]: {outcome: failed}}
 	theirs := map[string]result{names[0]: {outcome: passed}, names[1]: {outcome: failed, why: "no DPO"},
 		names[2]: {outcome: skipped}, names[3]: {outcome: hung}}
-	got := string(report(names, ours, theirs, "9.9", "1.19.0"))
+	got := string(report(names, ours, theirs, theirs, "9.9", "1.19.0"))
 	for _, want := range []string{
-		"| **all 4** | **2 pass 1 fail 1 skip** | **1 pass 1 fail 1 skip 1 hang** | **117 pass",
-		"| Read10 | 2 pass | 1 pass 1 fail |",
+		"| **all 4** | **2 pass 1 fail 1 skip** | **1 pass 1 fail 1 skip 1 hang** | **1 pass 1 fail 1 skip 1 hang**",
+		"| Read10 | 2 pass | 1 pass 1 fail | 1 pass 1 fail |",
 		"| iSCSITMF.LUNResetSimpleAsync | SAM-5",
 		"| Sanitize (1) | SBC-3",
 		"tgtd 9.9",
