@@ -14,7 +14,7 @@ import (
 // Metadata areas lie a chunk for every E+1 chunks apart, so that on a store with
 // small chunks there are thousands of small reads: some are made at once.
 const (
-	readsAtOnce = 16
+	readsAtOnce = 64
 	bytesAtOnce = 4 << 20
 )
 
@@ -51,10 +51,11 @@ func (s *Store) readTable() error {
 		area += uint64(n)
 		more = more && len(areas) == n // a full store ends with its last area
 	}
+	t.list, t.blocks = slices.Concat(t.blocks...), nil
 	if err := t.sort(); err != nil {
 		return err
 	}
-	s.table = slices.Clip(t.list)
+	s.table = t.list
 	s.index = newIndex(s.table)
 	return nil
 }
@@ -97,9 +98,15 @@ func (s *Store) readAreas(t *table, first uint64, buf []byte) []area {
 // exception says that the store keeps chunk old of the origin in its chunk new.
 type exception struct{ old, new uint64 }
 
+// block is how many exceptions are gathered in one piece, so that a table of a
+// size that nobody knows does not grow by being copied again and again.
+const block = 8192
+
 type table struct {
 	perArea, cow, origin uint64
-	list                 []exception
+	blocks               [][]exception
+	count                int
+	list                 []exception // all of them, in the end
 }
 
 // add takes an area's entries and reports whether another area follows.
@@ -119,10 +126,19 @@ func (t *table) add(buf []byte, at int64) (bool, error) {
 			return fail(8, "new_chunk", to, fmt.Sprintf("the store has only %d chunks", t.cow))
 		case (to-1)%(t.perArea+1) == 0:
 			return fail(8, "new_chunk", to, "is a chunk of the table itself")
-		case len(t.list) >= MaxExceptions:
-			return fail(0, "exceptions", uint64(len(t.list)), "larger tables are not read")
+		case t.count >= MaxExceptions:
+			return fail(0, "exceptions", uint64(t.count), "larger tables are not read")
 		}
-		t.list = append(t.list, exception{from, to})
+		k := len(t.blocks) - 1
+		if k < 0 || len(t.blocks[k]) == block {
+			size := block
+			if k < 0 {
+				size = 0 // most tables are small
+			}
+			t.blocks, k = append(t.blocks, make([]exception, 0, size)), k+1
+		}
+		t.blocks[k] = append(t.blocks[k], exception{from, to})
+		t.count++
 	}
 	return true, nil
 }

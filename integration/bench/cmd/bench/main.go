@@ -19,6 +19,7 @@ import (
 	"github.com/cleave-san/cleave/integration/bench/embedded"
 	"github.com/cleave-san/cleave/integration/bench/iscsi"
 	"github.com/cleave-san/cleave/integration/bench/vdisk"
+	"github.com/cleave-san/cleave/integration/bench/recovery"
 )
 
 // families are run in this order.
@@ -27,6 +28,7 @@ var families = []func(bench.Options) bench.Family{
 	iscsi.Family,
 	iscsi.InitiatorFamily,
 	vdisk.Family,
+	recovery.Family,
 }
 
 func main() {
