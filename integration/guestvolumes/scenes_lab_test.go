@@ -78,6 +78,27 @@ hash vgt/s1 vgt/s2 vgt/s3 vgt/onext vgt/other vgt/ext
 		refused: map[string]string{"vgt/pool": "thin pool"},
 	},
 	{
+		name: "thick", disks: 2, size: 128,
+		script: `
+vgcreate -s 1m vgk $1 $2
+lvcreate -i 2 -I 64k -L 64M -n data vgk
+mkfs.ext4 -q /dev/vgk/data
+mkdir -p /mnt/a
+mount /dev/vgk/data /mnt/a
+fill /mnt/a/first 900000
+lvcreate -s -c 8k -L 40M -n s1 vgk/data
+rm -r /mnt/a/first; fill /mnt/a/second 1500000
+lvcreate -s -c 64k -L 40M -n s2 vgk/data
+fill /mnt/a/third 500000
+hash vgk/s1 vgk/s2
+`,
+		cut: `while :; do fill /mnt/a/more 400000; [ -e /mnt/a/more ] && echo now; done`,
+		views: []view{
+			{"vgk", "data", "s1", "striped", []string{"s1", "s2"}, []string{"data"}},
+			{"vgk", "data", "s2", "striped", []string{"s1", "s2"}, []string{"data"}},
+		},
+	},
+	{
 		name: "mirrors", disks: 3, size: 96, modules: []string{"dm-raid", "raid1", "raid456", "dm-mirror", "dm-log", "dm-cache", "dm-cache-smq", "dm-writecache"},
 		script: `
 vgcreate -s 1m vgm $1 $2 $3

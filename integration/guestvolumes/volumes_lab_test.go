@@ -49,7 +49,9 @@ func TestGuestVolumes(t *testing.T) {
 					t.Errorf("%s: %v, want it refused with %q", name, err, why)
 				}
 			}
-			s.check(t, files, want)
+			for _, w := range ways {
+				t.Run(w.name, func(t *testing.T) { s.check(t, files, want, w.recover) })
+			}
 		})
 	}
 }
@@ -176,26 +178,87 @@ func hash(t *testing.T, d lun.Device) string {
 	return hex.EncodeToString(s[:])
 }
 
-// check makes the views and has a guest use each of them, twice.
-func (s *scene) check(t *testing.T, files []string, want map[string]string) {
+// ways are how disks are recovered: each makes files that a guest can have.
+var ways = []struct {
+	name    string
+	recover func(t *testing.T, files []string, v view) []string
+}{{"view", asView}, {"in place", inPlace}}
+
+// asView copies what the view shows.
+func asView(t *testing.T, files []string, v view) []string {
 	t.Helper()
-	var all []string
-	for i, v := range s.views {
-		dir := t.TempDir()
-		view, err := recovery.OpenView(t.Context(), probe(t, files), recovery.ViewOptions{Snapshots: []string{v.group + "/" + v.snapshot}, Dir: dir})
+	dir := t.TempDir()
+	o, err := recovery.OpenView(t.Context(), probe(t, files), recovery.ViewOptions{Snapshots: []string{v.group + "/" + v.snapshot}, Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for i, d := range o.Clean {
+		name := filepath.Join(dir, fmt.Sprintf("disk%d", i+1))
+		if err := recovery.Copy(t.Context(), d, name, nil); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, name)
+	}
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// inPlace recovers copies of the disks.
+func inPlace(t *testing.T, files []string, v view) []string {
+	t.Helper()
+	dir := t.TempDir()
+	var out []string
+	var sources []open.Source
+	for i, name := range files {
+		d, err := open.File(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for j, d := range view.Clean {
-			name := filepath.Join(dir, fmt.Sprintf("view%d-disk%d", i+1, j+1))
-			if err := recovery.Copy(t.Context(), d, name, nil); err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, name)
-		}
-		if err := view.Close(); err != nil {
+		to := filepath.Join(dir, fmt.Sprintf("disk%d", i+1))
+		if err := errors.Join(recovery.Copy(t.Context(), d, to, nil), d.Close()); err != nil {
 			t.Fatal(err)
 		}
+		f, err := os.OpenFile(to, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		if d, err = open.FromFile(f); err != nil {
+			t.Fatal(err)
+		}
+		out, sources = append(out, to), append(sources, open.Source{Name: to, Device: writable{d, f}})
+	}
+	c, err := open.Probe(t.Context(), sources...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := recovery.PrepareInPlace(t.Context(), c, recovery.InPlaceOptions{Snapshots: []string{v.group + "/" + v.snapshot}, DiscardOthers: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Run(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+type writable struct {
+	*open.FileDevice
+	f *os.File
+}
+
+func (w writable) WriteAt(p []byte, off int64) (int, error) { return w.f.WriteAt(p, off) }
+func (w writable) Sync() error                              { return w.f.Sync() }
+
+// check recovers the disks and has a guest use each of them, twice.
+func (s *scene) check(t *testing.T, files []string, want map[string]string, recover func(*testing.T, []string, view) []string) {
+	t.Helper()
+	var all []string
+	for _, v := range s.views {
+		all = append(all, recover(t, files, v)...)
 	}
 	for round := range 2 {
 		m := boot(t, fmt.Sprintf("proof%d", round+1), s.modules, all)
