@@ -120,6 +120,15 @@ func (v *Overlay) check(off, n int64) error {
 	return lun.CheckRange(off, n, v.size)
 }
 
+// Written calls fn for every run of blocks that the layer holds, in no order,
+// until fn fails. A block that is written meanwhile may be left out.
+func (v *Overlay) Written(fn func(off, n int64) error) error {
+	return v.present.runs(func(first, n int64) error {
+		off := first * BlockSize
+		return fn(off, min(n*BlockSize, v.size-off))
+	})
+}
+
 // ReadAt implements lun.Device.
 func (v *Overlay) ReadAt(p []byte, off int64) (int, error) {
 	if err := v.check(off, int64(len(p))); err != nil {

@@ -21,9 +21,34 @@ func (s *present) has(b int64) bool {
 	if !ok {
 		return false
 	}
-	i := b % pageBits
-	return p.(*page)[i/64].Load()&(1<<(i%64)) != 0
+	return p.(*page).has(b % pageBits)
 }
+
+// runs calls fn for runs of blocks that are in the set, none of them longer than
+// a page, until fn fails.
+func (s *present) runs(fn func(first, n int64) error) error {
+	var err error
+	s.pages.Range(func(key, value any) bool {
+		first, p := key.(int64)*pageBits, value.(*page)
+		for b, n := int64(0), int64(0); b < pageBits; b += n {
+			has := p.has(b)
+			n = 1
+			for b+n < pageBits && p.has(b+n) == has {
+				n++
+			}
+			if !has {
+				continue
+			}
+			if err = fn(first+b, n); err != nil {
+				return false
+			}
+		}
+		return true
+	})
+	return err
+}
+
+func (p *page) has(i int64) bool { return p[i/64].Load()&(1<<(i%64)) != 0 }
 
 // set adds the blocks that the n bytes at off touch.
 func (s *present) set(off, n int64) {

@@ -6,6 +6,7 @@
 //
 //	Verify    are the snapshots there that the guest reported, and valid?
 //	OpenView  the LUN as it would be had each volume been put back to its snapshot
+//	PrepareInPlace  the same on the devices themselves, resumable at every write
 //	Inspect   all that is on the devices, for people and programs
 //	Sum, Copy the content of one volume
 //
@@ -21,6 +22,10 @@
 // origin that is a mirror is linear in the view, on the leg that was in sync, so
 // that no guest begins to resynchronise legs, of which all but one still hold
 // the dirty content.
+//
+// A recovery in place writes what a thick snapshot preserves, and metadata; of a
+// thin one, metadata alone. Both it and a view list what they rewrote, for
+// whoever compares or resynchronises splits.
 //
 // Price: one view is exact for the volumes that it names in View.Volumes. Each
 // of these has its own instant, the one of its snapshot; all other volumes of

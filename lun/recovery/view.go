@@ -55,7 +55,8 @@ type View struct {
 	// Volumes are those that show their snapshots. Others show the split.
 	Volumes []Recovered
 
-	layers []*overlay.Overlay
+	layers []*overlay.Overlay // none if it is read-only
+	bases  []*merged
 }
 
 // OpenView makes a view of what was probed. It reads the exception tables of
@@ -114,6 +115,7 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 	if len(o.Files) > 0 && len(o.Files) != len(bases) {
 		return nil, fmt.Errorf("%d files for the overlays of %d devices", len(o.Files), len(bases))
 	}
+	v.bases = bases
 	for i, m := range bases {
 		m.seal()
 		if o.ReadOnly {
@@ -163,6 +165,34 @@ func redirect(disks map[*lvm2.PV]*merged, p chosen) (Recovered, error) {
 		m.redirects = append(m.redirects, redirected{a, kept.store})
 	}
 	return r, nil
+}
+
+// Rewritten lists, for each device, what may differ from the split: what reads
+// from snapshots, the new metadata, and what has been written to the view so far.
+// Extents are by offset, without overlaps, in a bounded number, so that they may
+// name more. Whoever compares two recovered splits adds this to what the array
+// knows of their changes.
+func (v *View) Rewritten() ([][]lun.Extent, error) {
+	out := make([][]lun.Extent, len(v.bases))
+	for i, m := range v.bases {
+		var r rewritten
+		add := func(off, n int64) error {
+			r.add(off, n)
+			return nil
+		}
+		for _, q := range m.patches {
+			r.add(q.off, int64(len(q.data)))
+		}
+		err := m.preserved(add)
+		if i < len(v.layers) {
+			err = errors.Join(err, v.layers[i].Written(add))
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[i] = r.extents()
+	}
+	return out, nil
 }
 
 // Close gives up the view and all that was written to it. The sources stay

@@ -94,6 +94,42 @@ func TestViewShowsTheSnapshotInTheOriginsPlace(t *testing.T) {
 	}
 }
 
+// TestViewListsWhatItRewrites: wherever the view differs from the split, in its
+// snapshots, its metadata or by what was written to it, the list says so.
+func TestViewListsWhatItRewrites(t *testing.T) {
+	for _, names := range [][]string{{"lvm-o1-thick-4k"}, {"lvm-o4-a", "lvm-o4-b"}, {"lvm-o3-thin"}} {
+		s := images(t, names...)
+		pick := map[string][]string{"lvm-o4-a": {"vgo4/good"}}[names[0]]
+		v := openView(t, probe(t, s...), pick...)
+		for i, d := range v.Devices {
+			if _, err := d.WriteAt(bytes.Repeat([]byte{0x5A}, 9000), 20<<20+int64(i)*777); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lists, err := v.Rewritten()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, d := range v.Devices {
+			split, shown := content(t, s[i].Device), content(t, d)
+			last, listed := int64(0), int64(0)
+			for _, e := range lists[i] {
+				if e.Off < last || e.Len <= 0 {
+					t.Fatalf("%s: extents out of order: %+v", names, e)
+				}
+				last, listed = e.Off+e.Len, listed+e.Len
+				copy(split[e.Off:last], shown[e.Off:])
+			}
+			if !bytes.Equal(split, shown) {
+				t.Errorf("%s: disk %d differs from the split outside of the list", names, i+1)
+			}
+			if listed > d.Size()/2 {
+				t.Errorf("%s: the list of disk %d names %d of %d bytes", names, i+1, listed, d.Size())
+			}
+		}
+	}
+}
+
 // TestFreedStoreExtentsMayBeOverwritten: an ordinary LVM would give the store's
 // extents to a new volume. What it writes there must not show in the origin.
 func TestFreedStoreExtentsMayBeOverwritten(t *testing.T) {

@@ -18,8 +18,8 @@ import (
 	"github.com/cleave-san/cleave/integration/bench"
 	"github.com/cleave-san/cleave/integration/bench/embedded"
 	"github.com/cleave-san/cleave/integration/bench/iscsi"
-	"github.com/cleave-san/cleave/integration/bench/vdisk"
 	"github.com/cleave-san/cleave/integration/bench/recovery"
+	"github.com/cleave-san/cleave/integration/bench/vdisk"
 )
 
 // families are run in this order.
