@@ -98,11 +98,7 @@ func (w *wire) send(h *pdu.Header, data []byte) error {
 	h.SetCmdSN(w.cmdSN)
 	h.SetExpStatSN(w.expStatSN)
 	o := outgoing{h: *h, data: data}
-	var vec [][]byte
 	for _, b := range o.encode(nil, &w.par) {
-		vec = append(vec, b)
-	}
-	for _, b := range vec {
 		if _, err := w.nc.Write(b); err != nil {
 			return err
 		}

@@ -209,7 +209,8 @@ func runModeSelect(n *Nexus, c *Command) result {
 // (SPC-4 section 7.5.5, SBC-3 section 6.5.2) and returns where the pages begin. The
 // descriptor must not ask for another block length or capacity.
 func (u *Unit) modeHeader(p []byte, ten bool) (pages int, r result) {
-	head, desc, long := 4, 0, false
+	var desc int
+	head, long := 4, false
 	if ten {
 		head = 8
 	}

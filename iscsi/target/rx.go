@@ -27,9 +27,10 @@ const maxTasks = 2048
 // (io.EOF), or has to be dropped.
 func (c *conn) read() error {
 	var h pdu.Header
-	owed, ours := 0, true // answers that wait for more of them
+	owed := 0 // answers that wait for more of them
 	for !c.loggedOut {
 		if len(c.kept) > 0 && (len(c.kept) == inlineKept || c.idle()) {
+			var ours bool
 			if owed, ours = c.serve(owed); !ours {
 				return errRelieved
 			}

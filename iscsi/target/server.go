@@ -29,7 +29,6 @@ type Server struct {
 	sessions  map[*session]struct{}
 	lastTSIH  uint16
 
-	logins  atomic.Int64 // connections not yet in full feature phase
 	workers atomic.Int64 // goroutines that may be inside a device
 	idle    chan struct{}
 

@@ -107,8 +107,7 @@ func verify(c *open.Contents, e Expected) Verdict {
 		return v
 	}
 	v.Found, v.Name = true, vol.Name
-	switch {
-	case vol.Snapshot == nil:
+	if vol.Snapshot == nil {
 		v.Reason = fmt.Sprintf("%s is a %s and no snapshot", vol.Name, vol.Kind)
 		return v
 	}

@@ -153,7 +153,7 @@ func (m image) table(f *os.File) error {
 func (m image) fill(f *os.File) error {
 	b := make([]byte, 1<<20)
 	src := rand.NewChaCha8([32]byte{1})
-	src.Read(b) // never fails
+	src.Read(b) //nolint:errcheck // never fails
 	write := func(off, n int64) error {
 		for end := off + n; off < end; off += int64(len(b)) {
 			if _, err := f.WriteAt(b[:min(int64(len(b)), end-off)], off); err != nil {
