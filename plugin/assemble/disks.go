@@ -3,8 +3,10 @@ package assemble
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/open"
@@ -45,11 +47,33 @@ func openSources(ctx context.Context, from cli.LUNSources, writable bool) (s wor
 		}
 		src := worker.Source{Name: path, Device: f}
 		if st, err := f.File().Stat(); err == nil && st.Mode().IsRegular() {
-			src.Files = vdisk.Folder(filepath.Dir(path)) // beside it, and nowhere else
+			src.Files = beside(path, from.Also)
 		}
 		s.Sources = append(s.Sources, src)
 	}
 	return s, closeAll, nil
+}
+
+// beside resolves the files that the disk at path names: those in its folder and
+// nowhere else, and for writing only those that are also named here.
+func beside(path string, also []string) vdisk.Resolver {
+	dir := filepath.Dir(path)
+	folder := vdisk.Folder(dir)
+	return vdisk.ResolverFunc(func(name string, readOnly bool) (lun.Device, error) {
+		file := filepath.Join(dir, name)
+		if !readOnly && !slices.ContainsFunc(also, func(given string) bool { return absolute(given) == absolute(file) }) {
+			return nil, fmt.Errorf("it is written only if --also %s says so: %w", file, lun.ErrReadOnly)
+		}
+		return folder.Resolve(name, readOnly)
+	})
+}
+
+// absolute is path itself if the working directory is not known.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return filepath.Clean(path)
 }
 
 // file is a file or a block device of this host.

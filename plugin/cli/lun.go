@@ -85,7 +85,7 @@ func lunError(err error) error {
 	case errors.Is(err, recovery.ErrNoSnapshot):
 		return hint(&hinted{err: err, is: orchestrator.ErrNotFound}, "`cleave lun inspect SRC` shows what there is")
 	case errors.Is(err, open.ErrOtherFile):
-		return hint(err, "only regular files in SRC's folder are opened: put the file there, or give SRC --raw")
+		return hint(err, "only regular files in SRC's folder are opened, and written only where --also names them: put the file there, or give SRC --raw")
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		return hint(err, "SRC is a file or a block device that you may read; check its path")
 	case errors.Is(err, fs.ErrExist):

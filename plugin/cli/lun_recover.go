@@ -11,7 +11,7 @@ import (
 
 // recoverFlags are those of `cleave lun recover` that are not a target's.
 type recoverFlags struct {
-	volumes       []string
+	volumes, also []string
 	to, overlay   string
 	serve, place  bool
 	discard, plan bool
@@ -38,6 +38,8 @@ command is given again; until then every view of SRC shows the recovered volume.
 be worthless afterwards: they are removed if --discard-others says so, else the recovery is refused. -o json lists the
 extents that were rewritten. --dry-run says what would be done. A thin snapshot
 takes its volume's place by a change of metadata alone; LVM deletes the dirty thin device at the next activation.
+Where SRC is a virtual disk of several files (the extents of a VMDK, the data file of a qcow2), --also names those that
+may be written besides SRC.
 
 --serve copies nothing: it serves each SRC by iSCSI as a LUN in which the volumes show the snapshots' content, until SIGINT
 or SIGTERM. Initiators may write; what they write is kept in temporary files and is gone in the end.
@@ -66,6 +68,7 @@ mounts.`,
 				o.Sources, o.Recover, o.Snapshots, o.Overlay = s, true, r.volumes, r.overlay
 				return a.serveLUNs(c.Context(), o)
 			case r.place:
+				s.Also = r.also
 				return a.recoverInPlace(c.Context(), InPlaceOptions{Sources: s, Snapshots: r.volumes, DiscardOthers: r.discard, PlanOnly: r.plan})
 			case len(r.volumes) == 0:
 				return a.copyDisk(c.Context(), s, r.to)
@@ -81,6 +84,7 @@ mounts.`,
 	if a.parts.RecoverInPlace != nil {
 		f.BoolVar(&r.place, "in-place", false, "write the snapshot over the volume, in SRC itself")
 		f.BoolVar(&r.discard, "discard-others", false, "with --in-place: remove other snapshots of the volume, which it makes worthless")
+		f.StringArrayVar(&r.also, "also", nil, "with --in-place: a file beside SRC, part of its virtual disk, that may be written too; repeat it for several")
 		f.BoolVar(&r.plan, "dry-run", false, "with --in-place: say what would be done, and write nothing")
 		ways = append(ways, "in-place")
 	}
@@ -101,8 +105,8 @@ func (r *recoverFlags) check(target bool, sources int) error {
 		return usagef("say where to: --to FILE, --in-place, or --serve")
 	case (target || r.overlay != "") && !r.serve:
 		return usagef("--portal and what belongs to it go with --serve")
-	case (r.discard || r.plan) && !r.place:
-		return usagef("--discard-others and --dry-run go with --in-place")
+	case (r.discard || r.plan || len(r.also) > 0) && !r.place:
+		return usagef("--discard-others, --dry-run and --also go with --in-place")
 	case r.place && r.from.snapshot != "":
 		return usagef("--container-snapshot is only read: it does not go with --in-place")
 	case r.to != "" && len(r.volumes) > 1:

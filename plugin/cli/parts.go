@@ -102,6 +102,10 @@ type LUNSources struct {
 	// Raw takes their own bytes for the disks. Otherwise each may be a virtual
 	// disk, which may need files that are beside it.
 	Raw bool
+	// Also names files beside a source that are of its virtual disk and may be
+	// written where the source may: what a header names is not enough, since a
+	// guest can write one on a raw disk.
+	Also []string
 	// Snapshot has each virtual disk looked at as it was at that snapshot of
 	// its container, by name or ID.
 	Snapshot string
