@@ -284,7 +284,9 @@ type Service interface {
 	Break(ctx context.Context, id SetID) (Set, error)
 	// Diff tells which regions may differ between a ready set and what its
 	// volumes hold now, or between the set from, if it is not "", and this one:
-	// both have to be ready, and over the same volumes.
+	// both have to be ready, and over the same volumes. It is about the splits as
+	// the arrays hold them: where a clean LUN differs from its split, because it
+	// was recovered or written to, is not in it.
 	Diff(ctx context.Context, id, from SetID) (Diff, error)
 }
 

@@ -93,8 +93,10 @@ func (a *app) snapshotDiffCommand() *cobra.Command {
 volumes hold now; or, with --from, between another ready set over the same volumes
 and this one. They cover every byte that differs, rounded to the array's
 granularity, or more where there would be over half a million regions. It is the
-splits that are compared, not the recovered views; what is written during the
-call may be left out. -o json lists the regions; -o name prints VM, device, offset
+splits that are compared, not the recovered views: these differ from their splits
+wherever a guest's snapshot was put back or an initiator wrote, and copies of views
+can't be brought up to date by this list alone. What is written during the call may
+be left out. -o json lists the regions; -o name prints VM, device, offset
 and length, a region a line, in bytes.`,
 		Example: `  cleave snapshot diff set-0123456789abcdef
   cleave snapshot diff "$TUESDAY" --from "$MONDAY" -o json | jq '.disks[].total'`,
