@@ -38,7 +38,8 @@ const (
 )
 
 type gptHeader struct {
-	at            int64 // byte where it was read
+	at            int64  // byte where it was read
+	raw           []byte // HeaderSize bytes of it, with the checksum as zero
 	my, alt       uint64
 	first, last   uint64
 	guid          [16]byte
@@ -94,25 +95,28 @@ func readCopies(dev lun.Device, sector int, protective bool) (*Table, error) {
 	if perr == nil && h.alt > 1 && h.alt < disk {
 		backupLBA = h.alt // a disk that grew has its backup where its end once was
 	}
-	backup, _, berr := readCopy(dev, sector, backupLBA)
+	backup, bh, berr := readCopy(dev, sector, backupLBA)
 	switch {
 	case perr == nil && berr == nil:
 		if primary.UUID != backup.UUID || !samePartitions(primary, backup) {
 			primary.Damage = append(primary.Damage, &lun.FormatError{Format: "gpt", Offset: int64(backupLBA) * int64(sector), Field: "backup GPT",
 				Reason: "differs from the primary one, which is used as the specification says"})
 		}
+		primary.copies = []*gptHeader{h, bh}
 		return primary, nil
 	case perr == nil:
 		if errors.Is(berr, lun.ErrNotFormat) {
 			berr = &lun.FormatError{Format: "gpt", Offset: int64(backupLBA) * int64(sector), Field: "backup GPT", Reason: "is missing; the primary one is whole and is used"}
 		}
 		primary.Damage = append(primary.Damage, berr)
+		primary.copies = []*gptHeader{h}
 		return primary, nil
 	case berr == nil:
 		if errors.Is(perr, lun.ErrNotFormat) {
 			perr = &lun.FormatError{Format: "gpt", Offset: int64(sector), Field: "Signature", Reason: "the primary header is missing; the backup at the end of the disk is whole and is used"}
 		}
 		backup.Damage = append(backup.Damage, perr)
+		backup.copies = []*gptHeader{bh}
 		return backup, nil
 	case errors.Is(perr, lun.ErrNotFormat):
 		return nil, berr // damaged, or ErrNotFormat as well
@@ -166,7 +170,7 @@ func readHeader(dev lun.Device, sector int, lba uint64) (*gptHeader, error) {
 	if got := crc32.ChecksumIEEE(b[:n]); got != want {
 		return fail(16, "HeaderCRC32", fmt.Sprintf("%#08x", want), fmt.Sprintf("the header sums to %#08x: it is damaged", got))
 	}
-	h := &gptHeader{at: at, my: le.Uint64(b[24:]), alt: le.Uint64(b[32:]), first: le.Uint64(b[40:]), last: le.Uint64(b[48:]),
+	h := &gptHeader{at: at, raw: b[:n:n], my: le.Uint64(b[24:]), alt: le.Uint64(b[32:]), first: le.Uint64(b[40:]), last: le.Uint64(b[48:]),
 		entryLBA: le.Uint64(b[72:]), count: le.Uint32(b[80:]), size: le.Uint32(b[84:]), entriesCRC: le.Uint32(b[88:]),
 		sector: sector, sectorsOnDisk: uint64(dev.Size()) / uint64(sector)}
 	copy(h.guid[:], b[56:72])
@@ -185,7 +189,8 @@ func readHeader(dev lun.Device, sector int, lba uint64) (*gptHeader, error) {
 	return h, nil
 }
 
-func (h *gptHeader) table(dev lun.Device) (*Table, error) {
+// entries reads the array of partition entries, whose checksum holds.
+func (h *gptHeader) entries(dev lun.Device) ([]byte, error) {
 	b := make([]byte, int(h.count)*int(h.size))
 	at := int64(h.entryLBA) * int64(h.sector)
 	if err := lun.CheckRange(at, int64(len(b)), dev.Size()); err != nil {
@@ -198,6 +203,15 @@ func (h *gptHeader) table(dev lun.Device) (*Table, error) {
 		return nil, &lun.FormatError{Format: "gpt", Offset: h.at + 88, Field: "PartitionEntryArrayCRC32", Value: fmt.Sprintf("%#08x", h.entriesCRC),
 			Reason: fmt.Sprintf("the entries at byte %d sum to %#08x: they are damaged", at, got)}
 	}
+	return b, nil
+}
+
+func (h *gptHeader) table(dev lun.Device) (*Table, error) {
+	b, err := h.entries(dev)
+	if err != nil {
+		return nil, err
+	}
+	at := int64(h.entryLBA) * int64(h.sector)
 	t := &Table{Scheme: GPT, Sector: h.sector, UUID: guid(h.guid[:])}
 	for i := range int(h.count) {
 		e := b[i*int(h.size):][:h.size]

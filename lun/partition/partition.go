@@ -8,6 +8,9 @@
 // copy is used and the damage to the first is kept in Table.Damage, so that
 // whoever shows the table shows the damage with it.
 //
+// Table.Renew tells what to write over a table so that the disk can be attached
+// beside the one of which it is a copy.
+//
 // Everything read here may have been written by a stranger: counts, sizes and
 // chains are bounded before memory or time is spent on them.
 package partition
@@ -37,6 +40,8 @@ type Table struct {
 	// Damage lists what is wrong with parts of the table that were not needed
 	// to read it (one of the two GPT copies).
 	Damage []error
+
+	copies []*gptHeader // of a GPT, that are whole
 }
 
 // Partition is one entry. Off and Len are bytes from the start of the disk and

@@ -370,5 +370,6 @@ func FuzzRead(f *testing.F) {
 				t.Fatalf("%+v outside %d bytes", p, d.Size())
 			}
 		}
+		renewAny(t, d, table)
 	})
 }
