@@ -372,6 +372,7 @@ func FuzzGroup(f *testing.F) {
 			if _, err := lvm2.ParseGroup(without(g)); err != nil {
 				t.Fatalf("the text without snapshots: %v", err)
 			}
+			renewAny(t, g)
 			for _, s := range g.Snapshots {
 				e := g.Edit()
 				if err := e.Revert(s); err != nil {
@@ -420,5 +421,6 @@ func FuzzPV(f *testing.F) {
 			return
 		}
 		lvm2.Assemble([]*lvm2.PV{pv})
+		relabelAny(t, m, pv)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strings"
 
 	"github.com/cleave-san/cleave/lun"
@@ -20,6 +21,9 @@ type PV struct {
 	// Damage lists metadata areas that could not be read. Another area, here
 	// or on another PV of the group, may stand in.
 	Damage []error
+
+	sector  []byte // with the label
+	labelAt int64  // where that is on Dev
 }
 
 // MDA is one metadata area of a PV.
@@ -97,6 +101,7 @@ func (p *PV) label(l []byte, sector int) error {
 		return fail(h, "PV UUID", raw, "must be 32 letters and digits")
 	}
 	p.UUID = dashed(raw)
+	p.sector, p.labelAt = slices.Clone(l), at
 	p.DevSize = int64(le.Uint64(l[h+32:]))
 	if p.DevSize < 0 || p.DevSize > p.Len {
 		return fail(h+32, "device size", uint64(p.DevSize), fmt.Sprintf("the physical volume has only %d bytes here: the disk was cut short", p.Len))
