@@ -71,7 +71,7 @@ func TestHostLVMReadsTheView(t *testing.T) {
 			for _, d := range v.Devices {
 				loops = append(loops, loop(t, losetup, materialise(t, d), pvStart[tc.images[0]]))
 			}
-			config := `devices { filter=["a|^` + strings.Join(loops, `$|","a|^`) + `$|","r|.*|"] use_devicesfile=0 dir="/dev" scan=["/dev"] obtain_device_list_from_udev=0 scan_lvs=0 hints="none" } global { use_lvmpolld=0 locking_type=1 } backup { backup=0 archive=0 } activation { udev_sync=0 udev_rules=0 monitoring=0 }`
+			config := lvmConfig(loops)
 			row := lvmReport(t, "vg", run(t, vgs, "--config", config, "--reportformat", "json", "--units", "b", "--nosuffix",
 				"-o", "vg_name,vg_seqno,snap_count,vg_missing_pv_count,vg_free,vg_extent_size,vg_mda_count,vg_mda_used_count", tc.vg))[0]
 			if row["snap_count"] != "0" || row["vg_missing_pv_count"] != "0" {
@@ -99,6 +99,11 @@ func TestHostLVMReadsTheView(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lvmConfig has LVM's tools see these devices and nothing else of the host.
+func lvmConfig(loops []string) string {
+	return `devices { filter=["a|^` + strings.Join(loops, `$|","a|^`) + `$|","r|.*|"] use_devicesfile=0 dir="/dev" scan=["/dev"] obtain_device_list_from_udev=0 scan_lvs=0 hints="none" } global { use_lvmpolld=0 locking_type=1 } backup { backup=0 archive=0 } activation { udev_sync=0 udev_rules=0 monitoring=0 }`
 }
 
 // pvStart is where the PV begins on the disk: that of o2 is its second

@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sort"
 
@@ -33,6 +34,19 @@ func (m *merged) patch(off int64, data []byte) { m.patches = append(m.patches, p
 func (m *merged) seal() {
 	slices.SortFunc(m.redirects, func(a, b redirected) int { return cmp.Compare(a.area.Off, b.area.Off) })
 	slices.SortFunc(m.patches, func(a, b patch) int { return cmp.Compare(a.off, b.off) })
+}
+
+// apart refuses patches that share bytes, which a stranger's labels and headers
+// can bring about: one of them would be lost. It is called after seal.
+func (m *merged) apart() error {
+	for i := 1; i < len(m.patches); i++ {
+		a, b := m.patches[i-1], m.patches[i]
+		if end := a.off + int64(len(a.data)); b.off < end {
+			return &lun.FormatError{Format: "disk", Offset: b.off, Field: "metadata", Value: len(b.data),
+				Reason: fmt.Sprintf("lies on other metadata, which ends at byte %d", end)}
+		}
+	}
+	return nil
 }
 
 func (m *merged) Size() int64                        { return m.base.Size() }
@@ -106,11 +120,13 @@ func (m *merged) locate(off int64) (src lun.Device, at, run int64) {
 // overwrite lays the patches over p, which was read at off.
 func (m *merged) overwrite(p []byte, off int64) {
 	end := off + int64(len(p))
-	for _, q := range m.patches {
-		from, to := max(q.off, off), min(q.off+int64(len(q.data)), end)
-		if from < to {
-			copy(p[from-off:to-off], q.data[from-q.off:to-q.off])
+	first := sort.Search(len(m.patches), func(i int) bool { return m.patches[i].off+int64(len(m.patches[i].data)) > off })
+	for _, q := range m.patches[first:] {
+		if q.off >= end {
+			return
 		}
+		from, to := max(q.off, off), min(q.off+int64(len(q.data)), end)
+		copy(p[from-off:to-off], q.data[from-q.off:to-q.off])
 	}
 }
 

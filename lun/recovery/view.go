@@ -26,6 +26,11 @@ type ViewOptions struct {
 	Files []*os.File
 	// ReadOnly makes no overlay; View.Devices is empty.
 	ReadOnly bool
+	// NewIdentity is a seed from which the view gets identifiers of its own, so
+	// that it can be attached beside the original; "" keeps those of the
+	// sources. The same seed gives the same view the same ones again. See
+	// View.Identity.
+	NewIdentity string
 	// Limit bounds what is written to each device of the view, in bytes; 0 is
 	// no bound. Beyond it writes fail with lun.ErrNoSpace.
 	Limit int64
@@ -54,6 +59,10 @@ type View struct {
 	Clean []lun.Device
 	// Volumes are those that show their snapshots. Others show the split.
 	Volumes []Recovered
+	// Identity lists what ViewOptions.NewIdentity changed.
+	Identity []Identifier
+	// Warnings are about what was left as it is.
+	Warnings []error
 
 	layers []*overlay.Overlay // none if it is read-only
 	bases  []*merged
@@ -69,6 +78,9 @@ type View struct {
 // thick snapshots any more, the chosen one or others, and is linear where it was
 // a mirror; a thin snapshot has taken its origin's name.
 //
+// ViewOptions.NewIdentity changes every group and every partition table, or is an
+// error: nothing of what is seen may be damaged or missing.
+//
 // The sources must stay open, and must not change, until Close.
 func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, error) {
 	picks, err := choose(c, o.Snapshots)
@@ -77,10 +89,9 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 	}
 	v := &View{}
 	disks := make(map[*lvm2.PV]*merged)
-	var bases []*merged
 	for _, d := range c.Disks {
 		m := &merged{base: d.Device}
-		bases = append(bases, m)
+		v.bases = append(v.bases, m)
 		v.Clean = append(v.Clean, m)
 		for _, pv := range d.PVs {
 			disks[pv] = m
@@ -103,7 +114,16 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 			return nil, err
 		}
 	}
-	for g, e := range edits {
+	if o.NewIdentity != "" {
+		if err := v.renew(c, seed(o.NewIdentity), edits); err != nil {
+			return nil, fmt.Errorf("new identity: %w", err)
+		}
+	}
+	for _, g := range c.Groups {
+		e := edits[g]
+		if e == nil {
+			continue
+		}
 		changes, err := g.Commit(e.Text("cleave: volumes put back to their snapshots"))
 		if err != nil {
 			return nil, err
@@ -112,12 +132,14 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 			disks[p.PV].patch(p.Off, p.Data)
 		}
 	}
-	if len(o.Files) > 0 && len(o.Files) != len(bases) {
-		return nil, fmt.Errorf("%d files for the overlays of %d devices", len(o.Files), len(bases))
+	if len(o.Files) > 0 && len(o.Files) != len(v.bases) {
+		return nil, fmt.Errorf("%d files for the overlays of %d devices", len(o.Files), len(v.bases))
 	}
-	v.bases = bases
-	for i, m := range bases {
+	for i, m := range v.bases {
 		m.seal()
+		if err := m.apart(); err != nil {
+			return nil, errors.Join(err, v.Close())
+		}
 		if o.ReadOnly {
 			continue
 		}
