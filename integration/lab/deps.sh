@@ -13,7 +13,7 @@ packages=(
 	qemu-guest-agent postgresql lvm2 e2fsprogs
 )
 for_tests=(
-	gcc libc6-dev libiscsi-bin tgt nbdkit libnbd-bin fdisk cpio
+	gcc libc6-dev libiscsi-bin tgt nbdkit libnbd-bin fdisk gdisk cpio
 	xfsprogs thin-provisioning-tools sg3-utils open-iscsi multipath-tools fio
 )
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/cleave

@@ -27,6 +27,12 @@
 // thin one, metadata alone. Both it and a view list what they rewrote, for
 // whoever compares or resynchronises splits.
 //
+// A view may have an identity of its own, so that a host that has the original
+// can have it as well: other identifiers in partition tables, labels and volume
+// groups, and other names of the groups; see Identifier. It is made of the old one
+// and a seed, so that a view that is opened again has the same. In place there is
+// none: a label and a metadata text can't be changed at one moment.
+//
 // Price: one view is exact for the volumes that it names in View.Volumes. Each
 // of these has its own instant, the one of its snapshot; all other volumes of
 // the disk have the instant of the split.

@@ -84,6 +84,9 @@ func (v *View) renew(c *open.Contents, s seed, edits map[*lvm2.Group]*lvm2.Edit)
 	claimed := make(map[*lvm2.PV]bool)
 	for _, g := range c.Groups {
 		for _, gp := range g.PVs {
+			if gp.PV == nil {
+				return g.MissingError(g.Name, gp)
+			}
 			claimed[gp.PV] = true
 		}
 	}

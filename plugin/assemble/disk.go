@@ -2,6 +2,7 @@ package assemble
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -154,14 +155,40 @@ func full(err error) error {
 
 // pathIdentity is the lastingIdentity of a file or device.
 func pathIdentity(path string, target iscsi.Name) (lun.Identity, error) {
-	path, err := filepath.Abs(path)
-	if err == nil {
-		path, err = filepath.EvalSymlinks(path)
-	}
+	path, err := realPath(path)
 	if err != nil {
-		return lun.Identity{}, fmt.Errorf("%s: %w", path, err)
+		return lun.Identity{}, err
 	}
 	return lastingIdentity(path, target)
+}
+
+// realPath is absolute and without symbolic links.
+func realPath(path string) (string, error) {
+	full, err := filepath.Abs(path)
+	if err == nil {
+		full, err = filepath.EvalSymlinks(full)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return full, nil
+}
+
+// lastingSeed is that of the identity of a recovered view: the same for the same
+// sources, target and host.
+func lastingSeed(paths []string, target iscsi.Name) (string, error) {
+	all := "new identity"
+	for _, path := range paths {
+		if !isLUN(path) {
+			var err error
+			if path, err = realPath(path); err != nil {
+				return "", err
+			}
+		}
+		all += "\x00" + path
+	}
+	id, err := lastingIdentity(all, target)
+	return hex.EncodeToString(id[:]), err
 }
 
 // lastingIdentity is the same for the same source, target and host, so that an

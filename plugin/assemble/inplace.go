@@ -2,6 +2,7 @@ package assemble
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 
 	"github.com/cleave-san/cleave/lun/recovery"
@@ -42,12 +43,15 @@ func recoverInPlace(ctx context.Context, o cli.InPlaceOptions, begin func(*cli.I
 func copyDisk(ctx context.Context, o cli.CopyDiskOptions, progress func(size int64) recovery.Progress) (_ cli.CopiedDisk, err error) {
 	var d disks
 	defer func() { err = errors.Join(err, d.close()) }()
-	if err := d.recover(ctx, cli.LUNOptions{Sources: o.Sources, Snapshots: o.Snapshots, ReadOnly: true}); err != nil {
+	if o.Identity.Seed == "" {
+		o.Identity.Seed = rand.Text() // or two copies of one disk would clash
+	}
+	if err := d.recover(ctx, cli.LUNOptions{Sources: o.Sources, Snapshots: o.Snapshots, Identity: o.Identity, ReadOnly: true}); err != nil {
 		return cli.CopiedDisk{}, err
 	}
 	dev := d.devices[0]
 	if err := recovery.Copy(ctx, dev, o.To, progress(dev.Size())); err != nil {
 		return cli.CopiedDisk{}, err
 	}
-	return cli.CopiedDisk{Size: dev.Size(), Recovered: d.recovered, Warnings: d.warnings}, nil
+	return cli.CopiedDisk{Size: dev.Size(), Recovered: d.recovered, NewIdentity: d.identity, Warnings: d.warnings}, nil
 }

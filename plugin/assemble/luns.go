@@ -27,6 +27,7 @@ type disks struct {
 	devices    []lun.Device
 	identities []lun.Identity
 	recovered  []cli.Recovered
+	identity   *cli.NewIdentity
 	warnings   []error         // about what is recovered all the same
 	over       <-chan struct{} // closed when they can be served no longer; may be nil
 	why        func() error
@@ -46,6 +47,11 @@ func serveLUNs(ctx context.Context, o cli.LUNOptions, ready func([]cli.ServedLUN
 	var d disks
 	defer func() { err = errors.Join(err, d.close()) }()
 	if o.Recover {
+		if o.Identity.New && o.Identity.Seed == "" {
+			if o.Identity.Seed, err = lastingSeed(o.Sources.Paths, o.IQN); err != nil {
+				return err
+			}
+		}
 		err = d.recover(ctx, o)
 		for _, w := range d.warnings {
 			log.Warn("what is recovered is read in spite of a warning", "warning", w)
@@ -113,7 +119,7 @@ func expose(s *target.Server, o cli.LUNOptions, d *disks) ([]cli.ServedLUN, erro
 		}
 		luns = append(luns, cli.ServedLUN{
 			Source: o.Sources.Paths[i], IQN: string(o.IQN), LUN: n, NAA: d.identities[i].NAAString(),
-			Size: dev.Size(), Writable: !o.ReadOnly, Recovered: d.recovered,
+			Size: dev.Size(), Writable: !o.ReadOnly, Recovered: d.recovered, NewIdentity: d.identity,
 		})
 	}
 	return luns, nil
@@ -157,6 +163,9 @@ func (d *disks) recover(ctx context.Context, o cli.LUNOptions) error {
 	}
 	d.closers = append(d.closers, closeFiles)
 	spec.Snapshots, spec.ReadOnly, spec.OverlayDir = o.Snapshots, o.ReadOnly, o.Overlay
+	if o.Identity.New {
+		spec.NewIdentity = o.Identity.Seed
+	}
 	dir, err := os.MkdirTemp("", "cleave-")
 	if err != nil {
 		return fmt.Errorf("directory of the recovery worker's socket: %w", err)
@@ -175,6 +184,9 @@ func (d *disks) recover(ctx context.Context, o cli.LUNOptions) error {
 	}
 	for _, v := range w.Volumes {
 		d.recovered = append(d.recovered, cli.Recovered{Volume: v.Volume, Snapshot: v.Snapshot, UUID: v.SnapshotUUID, Discarded: v.Discarded})
+	}
+	if o.Identity.New {
+		d.identity = &cli.NewIdentity{Seed: spec.NewIdentity, Changed: w.Identity}
 	}
 	for _, e := range w.Exports {
 		c, err := nbd.Dial(ctx, "unix", w.Address(), nbd.ClientOptions{Export: e.Name, Timeout: viewTimeout})

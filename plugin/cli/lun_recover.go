@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -15,6 +16,7 @@ type recoverFlags struct {
 	to, overlay   string
 	serve, place  bool
 	discard, plan bool
+	identity      IdentityOptions
 	from          sourceFlags
 }
 
@@ -45,11 +47,24 @@ may be written besides SRC.
 or SIGTERM. Initiators may write; what they write is kept in temporary files and is gone in the end.
 
 With --to and --serve, SRC is only read. However it is done, the whole disk stays one that an ordinary kernel boots and
-mounts.`,
+mounts.
+
+--new-identity is for a host or guest that has the original as well: the whole recovered disk gets another GPT disk GUID and
+partition GUIDs, or MBR signature; other UUIDs of its LVM physical volumes and volume groups; and other names of the groups,
+the old ones with a number behind. What was changed is printed. Given again, the same --identity-seed gives the same; --serve
+makes one of SRC and --iqn, so that a view has the same identity after a restart, and --to a random one. All disks of all
+volume groups that are seen must be given. Logical volumes keep their names and UUIDs, and all that lies in them is the same:
+file systems, swap, LUKS and md arrays keep their UUIDs. A host that has both must mount them by the volume's path, not by
+UUID or label; XFS needs "mount -o nouuid" then, and both of one Btrfs are too much for any host.
+
+To boot a guest from the copy, change first what names the group or a PARTUUID: /etc/fstab and /etc/crypttab, root= and
+resume= of the boot loader, the initramfs; install GRUB anew where /boot is in LVM, and make the UEFI
+boot entry anew.`,
 		Example: `  cleave lun recover /dev/sdc --volume vg/cleave-data --to data.img
   cleave lun recover /dev/sdc --to disk.img
   cleave lun recover a.img b.img --volume gac6wu-xU2u-QIlR-UpAV-ykKw-ArQR-tRezMV --in-place
-  cleave lun recover /dev/sdc --volume vg/cleave-data --serve --portal 127.0.0.1:3260 --iqn iqn.2026-01.org.example:restore`,
+  cleave lun recover /dev/sdc --volume vg/cleave-data --serve --portal 127.0.0.1:3260 --iqn iqn.2026-01.org.example:restore
+  cleave lun recover /dev/sdc --new-identity --to beside-the-original.img`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
 			s, err := r.from.sources(args)
@@ -65,13 +80,13 @@ mounts.`,
 				if err != nil {
 					return err
 				}
-				o.Sources, o.Recover, o.Snapshots, o.Overlay = s, true, r.volumes, r.overlay
+				o.Sources, o.Recover, o.Snapshots, o.Overlay, o.Identity = s, true, r.volumes, r.overlay, r.identity
 				return a.serveLUNs(c.Context(), o)
 			case r.place:
 				s.Also = r.also
 				return a.recoverInPlace(c.Context(), InPlaceOptions{Sources: s, Snapshots: r.volumes, DiscardOthers: r.discard, PlanOnly: r.plan})
 			case len(r.volumes) == 0:
-				return a.copyDisk(c.Context(), s, r.to)
+				return a.copyDisk(c.Context(), CopyDiskOptions{Sources: s, To: r.to, Identity: r.identity})
 			}
 			return a.copyVolume(c.Context(), s, r.volumes[0], r.to)
 		},
@@ -80,6 +95,8 @@ mounts.`,
 	r.from.add(f)
 	f.StringArrayVar(&r.volumes, "volume", nil, "name or UUID of the snapshot (with --to, of any volume); repeat it for several but with --to")
 	f.StringVar(&r.to, "to", "", "new file that receives the content")
+	f.BoolVar(&r.identity.New, "new-identity", false, "with --to of a disk, or --serve: other GPT or MBR ids, PV and VG UUIDs and VG names than SRC's")
+	f.StringVar(&r.identity.Seed, "identity-seed", "", "with --new-identity: text that gives the same identity again")
 	ways := []string{"to"}
 	if a.parts.RecoverInPlace != nil {
 		f.BoolVar(&r.place, "in-place", false, "write the snapshot over the volume, in SRC itself")
@@ -107,6 +124,12 @@ func (r *recoverFlags) check(target bool, sources int) error {
 		return usagef("--portal and what belongs to it go with --serve")
 	case (r.discard || r.plan || len(r.also) > 0) && !r.place:
 		return usagef("--discard-others, --dry-run and --also go with --in-place")
+	case r.identity.Seed != "" && !r.identity.New:
+		return usagef("--identity-seed goes with --new-identity")
+	case r.identity.New && r.place:
+		return usagef("--new-identity does not go with --in-place: labels and metadata can't be changed at one moment there; --to makes a copy, and --serve a LUN, that has one")
+	case r.identity.New && r.to != "" && len(r.volumes) > 0:
+		return usagef("--new-identity goes with a whole disk: of the one --volume that --to copies, there is nothing to rename")
 	case r.place && r.from.snapshot != "":
 		return usagef("--container-snapshot is only read: it does not go with --in-place")
 	case r.to != "" && len(r.volumes) > 1:
@@ -132,18 +155,24 @@ func (a *app) copyVolume(ctx context.Context, sources LUNSources, volume, to str
 		if err != nil {
 			return fmt.Errorf("copy %s to %s: %w", v.Name, to, err)
 		}
-		_, err = fmt.Fprintf(a.Out, "%s  %d  %s\n", to, d.Size(), printable(v.Name))
-		return err
+		return a.print(result{
+			value: ordered{{"version", 1}, {"file", to}, {"size", d.Size()}, {"volume", v.Name}},
+			names: []string{to},
+			text: func(w io.Writer, _ *paper) error {
+				_, err := fmt.Fprintf(w, "%s  %d  %s\n", to, d.Size(), printable(v.Name))
+				return err
+			},
+		})
 	}, volume)
 }
 
 // copyDisk copies a disk with its volumes put back to a new file.
-func (a *app) copyDisk(ctx context.Context, sources LUNSources, to string) error {
+func (a *app) copyDisk(ctx context.Context, o CopyDiskOptions) error {
 	if a.parts.CopyDisk == nil {
 		return usagef("--volume is missing: name what to recover")
 	}
 	var p *lunProgress
-	done, err := a.parts.CopyDisk(ctx, CopyDiskOptions{Sources: sources, To: to}, func(size int64) recovery.Progress {
+	done, err := a.parts.CopyDisk(ctx, o, func(size int64) recovery.Progress {
 		p = newLunProgress(a.Streams, "disk", size)
 		return p.update
 	})
@@ -152,18 +181,40 @@ func (a *app) copyDisk(ctx context.Context, sources LUNSources, to string) error
 	}
 	if err != nil {
 		if p != nil {
-			err = fmt.Errorf("copy the disk to %s: %w", to, err)
+			err = fmt.Errorf("copy the disk to %s: %w", o.To, err)
 		}
 		return lunError(err)
 	}
 	for _, w := range done.Warnings {
 		say(a.Err, "warning", w.Error())
 	}
-	for _, v := range done.Recovered {
-		if _, err := fmt.Fprintf(a.Out, "%s  from %s\n", printable(v.Volume), printable(v.Snapshot)); err != nil {
-			return err
-		}
+	value := ordered{{"version", 1}, {"file", o.To}, {"size", done.Size}, {"recovered", some(done.Recovered)}}
+	if done.NewIdentity != nil {
+		value = append(value, field{"newIdentity", done.NewIdentity})
 	}
-	_, err = fmt.Fprintf(a.Out, "%s  %d  disk\n", to, done.Size)
-	return err
+	return a.print(result{
+		value: value,
+		names: []string{o.To},
+		text: func(w io.Writer, p *paper) error {
+			for _, v := range done.Recovered {
+				fmt.Fprintf(w, "%s  from %s\n", printable(v.Volume), printable(v.Snapshot))
+			}
+			fmt.Fprintf(w, "%s  %d  disk\n", o.To, done.Size)
+			done.NewIdentity.draw(w, p)
+			return nil
+		},
+	})
+}
+
+// draw lists what was changed; nothing of nil.
+func (n *NewIdentity) draw(w io.Writer, p *paper) {
+	if n == nil {
+		return
+	}
+	fmt.Fprintf(w, "\nnew identity, of the seed %s\n", printable(n.Seed))
+	t := table{head: []string{"CHANGED", "OF", "OLD", "NEW"}}
+	for _, c := range n.Changed {
+		t.add(c.Kind, c.Of, c.Old, c.New)
+	}
+	p.draw(w, t)
 }

@@ -145,6 +145,9 @@ func servedResult(luns []ServedLUN) result {
 			t.add(l.URL, l.Source, size(l.Size), access, strings.Join(recovered, ", "), l.NAA)
 		}
 		p.draw(w, t)
+		if len(luns) > 0 {
+			luns[0].NewIdentity.draw(w, p)
+		}
 		return nil
 	}}
 }

@@ -55,7 +55,9 @@ func some[T any](items []T) []T {
 }
 
 // ordered is a JSON object that keeps its order.
-type ordered []struct {
+type ordered []field
+
+type field struct {
 	key   string
 	value any
 }

@@ -147,13 +147,29 @@ type CopyDiskOptions struct {
 	Sources   LUNSources // one
 	Snapshots []string   // none: every volume that has exactly one
 	To        string     // a new file
+	Identity  IdentityOptions
 }
 
 // CopiedDisk is what came of it.
 type CopiedDisk struct {
-	Size      int64 // bytes
-	Recovered []Recovered
-	Warnings  []error
+	Size        int64 // bytes
+	Recovered   []Recovered
+	NewIdentity *NewIdentity // nil: that of the source
+	Warnings    []error
+}
+
+// IdentityOptions say whether a recovered disk gets identifiers of its own.
+type IdentityOptions struct {
+	New bool
+	// Seed gives the same ones again; "" is one made of the sources' paths and
+	// the target's name for a LUN, and a random one for a file.
+	Seed string
+}
+
+// NewIdentity is what a recovered disk is called otherwise than its source.
+type NewIdentity struct {
+	Seed    string                `json:"seed"`
+	Changed []recovery.Identifier `json:"changed"`
 }
 
 // LUNOptions is what `cleave lun serve` and `cleave lun recover --serve` were
@@ -171,6 +187,8 @@ type LUNOptions struct {
 	// Overlay is the directory for what is written to recovered LUNs; "" is the
 	// system's for temporary files.
 	Overlay string
+	// Identity is for what is recovered.
+	Identity IdentityOptions
 
 	Portal     netip.AddrPort
 	IQN        iscsi.Name
@@ -182,15 +200,17 @@ type LUNOptions struct {
 
 // ServedLUN is a LUN that initiators can see.
 type ServedLUN struct {
-	Source    string      `json:"source"`
-	URL       string      `json:"url"` // iscsi://portal/iqn/lun
-	Portal    string      `json:"portal"`
-	IQN       string      `json:"iqn"`
-	LUN       int         `json:"lun"`
-	NAA       string      `json:"naa"`
-	Size      int64       `json:"size"` // bytes
-	Writable  bool        `json:"writable"`
-	Recovered []Recovered `json:"recovered,omitempty"` // on all LUNs of the view together
+	Source   string `json:"source"`
+	URL      string `json:"url"` // iscsi://portal/iqn/lun
+	Portal   string `json:"portal"`
+	IQN      string `json:"iqn"`
+	LUN      int    `json:"lun"`
+	NAA      string `json:"naa"`
+	Size     int64  `json:"size"` // bytes
+	Writable bool   `json:"writable"`
+	// Both are of all LUNs of the view together.
+	Recovered   []Recovered  `json:"recovered,omitempty"`
+	NewIdentity *NewIdentity `json:"newIdentity,omitempty"`
 }
 
 // Recovered is a volume that shows the content of its in-guest snapshot.

@@ -162,7 +162,7 @@ func work(ctx context.Context, m mode, c config, begin <-chan struct{}, stdout i
 
 // view serves a recovered view until ctx ends.
 func (c *config) view(ctx context.Context, contents *open.Contents, stdout io.Writer) error {
-	o := recovery.ViewOptions{Snapshots: c.Snapshots, Limit: c.Limit, ReadOnly: c.ReadOnly}
+	o := recovery.ViewOptions{Snapshots: c.Snapshots, Limit: c.Limit, ReadOnly: c.ReadOnly, NewIdentity: c.Identity}
 	for _, fd := range c.OverlayFDs {
 		o.Files = append(o.Files, os.NewFile(uintptr(fd), "overlay"))
 	}
@@ -175,7 +175,10 @@ func (c *config) view(ctx context.Context, contents *open.Contents, stdout io.Wr
 	if c.ReadOnly {
 		devices = v.Clean
 	}
-	ready := Ready{Volumes: v.Volumes, Warnings: describe(contents).Warnings}
+	ready := Ready{Volumes: v.Volumes, Identity: v.Identity, Warnings: describe(contents).Warnings}
+	for _, err := range v.Warnings {
+		ready.Warnings = append(ready.Warnings, newError(err))
+	}
 	var exports []nbd.Export
 	for i, d := range devices {
 		e := Export{Name: strconv.Itoa(i), Size: d.Size(), Logical: 512, Physical: 4096}

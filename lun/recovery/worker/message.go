@@ -49,6 +49,7 @@ type config struct {
 	FilesFD    int                 `json:"filesFd,omitempty"`    // see question
 	Limit      int64               `json:"limit,omitempty"`
 	ReadOnly   bool                `json:"readOnly,omitempty"`
+	Identity   string              `json:"newIdentity,omitempty"` // a seed
 	Detachable bool                `json:"detachable,omitempty"`
 	Memory     int64               `json:"memory"`
 	Containers bool                `json:"containers,omitempty"`

@@ -43,6 +43,9 @@ type Spec struct {
 	// Socket is the path where Start has the view served; its directory must
 	// be private to those who may read the guest's data. It must not exist.
 	Socket string
+	// NewIdentity is the seed of identifiers that only the view has; see
+	// recovery.ViewOptions. "" keeps those of the sources.
+	NewIdentity string
 	// ReadOnly serves the view without its overlay.
 	ReadOnly bool
 	// OverlayDir holds what is written to the view, in files that are unlinked
@@ -136,6 +139,8 @@ type Export struct {
 type Ready struct {
 	Exports []Export             `json:"exports"`
 	Volumes []recovery.Recovered `json:"volumes"`
+	// Identity is what Spec.NewIdentity changed.
+	Identity []recovery.Identifier `json:"identity,omitempty"`
 	// Warnings are about what is on the devices and is read all the same.
 	Warnings []*Error `json:"warnings,omitempty"`
 }

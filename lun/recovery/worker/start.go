@@ -44,7 +44,7 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 	extra := []*os.File{lf}
 	c := config{
 		Snapshots: s.Snapshots, ListenFD: 3, Limit: s.OverlayLimit,
-		ReadOnly: s.ReadOnly, Detachable: s.Detachable,
+		ReadOnly: s.ReadOnly, Detachable: s.Detachable, Identity: s.NewIdentity,
 	}
 	if !s.ReadOnly {
 		for range s.Sources {
