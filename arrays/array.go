@@ -28,6 +28,7 @@ const (
 	Arm        Capability = "arm"
 	Expose     Capability = "expose"
 	OpenDevice Capability = "open"
+	Rewrite    Capability = "rewrite"
 	Resync     Capability = "resync"
 	Revert     Capability = "revert"
 	Break      Capability = "break"
@@ -37,7 +38,7 @@ const (
 
 // Capabilities are all of them.
 func Capabilities() []Capability {
-	return []Capability{SplitGroup, Arm, Expose, OpenDevice, Resync, Revert, Break, Changes, Describe}
+	return []Capability{SplitGroup, Arm, Expose, OpenDevice, Rewrite, Resync, Revert, Break, Changes, Describe}
 }
 
 // Array is a storage array as callers hold it. Its methods may be called at
@@ -52,6 +53,7 @@ type Array struct {
 	armer    driver.Armer
 	exposer  driver.Exposer
 	opener   driver.Opener
+	rewriter driver.Rewriter
 	resyncer driver.Resyncer
 	reverter driver.Reverter
 	breaker  driver.Breaker
@@ -69,6 +71,7 @@ func New(name string, d driver.Driver, o Options) *Array {
 	a.armer, _ = d.(driver.Armer)
 	a.exposer, _ = d.(driver.Exposer)
 	a.opener, _ = d.(driver.Opener)
+	a.rewriter, _ = d.(driver.Rewriter)
 	a.resyncer, _ = d.(driver.Resyncer)
 	a.reverter, _ = d.(driver.Reverter)
 	a.breaker, _ = d.(driver.Breaker)
@@ -84,6 +87,8 @@ func New(name string, d driver.Driver, o Options) *Array {
 			a.exposer = nil
 		case OpenDevice:
 			a.opener = nil
+		case Rewrite:
+			a.rewriter = nil
 		case Resync:
 			a.resyncer = nil
 		case Revert:
@@ -113,6 +118,9 @@ func (a *Array) CanExpose() bool { return a.exposer != nil }
 
 // CanOpen reports whether snapshots can be read without a transport.
 func (a *Array) CanOpen() bool { return a.opener != nil }
+
+// CanRewrite reports whether snapshots can be recovered in place.
+func (a *Array) CanRewrite() bool { return a.rewriter != nil }
 
 // CanResync reports whether a split mirror can go back to its volume.
 func (a *Array) CanResync() bool { return a.resyncer != nil }
@@ -159,7 +167,7 @@ func (a *Array) Prepare(ctx context.Context, vs []driver.VolumeID, o driver.Prep
 func (a *Array) Describe(ctx context.Context) (d driver.Description, err error) {
 	if a.describe == nil {
 		return driver.Description{
-			Provider: a.name, GroupOrdered: a.group != nil, Resync: a.resyncer != nil, Arm: a.armer != nil,
+			Provider: a.name, GroupOrdered: a.group != nil, Resync: a.resyncer != nil, Rewrite: a.rewriter != nil, Arm: a.armer != nil,
 			Revert: a.reverter != nil, Break: a.breaker != nil, Changes: a.changes != nil,
 		}, nil
 	}
@@ -169,6 +177,7 @@ func (a *Array) Describe(ctx context.Context) (d driver.Description, err error) 
 	})
 	d.GroupOrdered = d.GroupOrdered && a.group != nil
 	d.Resync = d.Resync && a.resyncer != nil
+	d.Rewrite = d.Rewrite && a.rewriter != nil
 	d.Arm = d.Arm && a.armer != nil
 	d.Revert = d.Revert && a.reverter != nil
 	d.Break = d.Break && a.breaker != nil

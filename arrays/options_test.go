@@ -27,6 +27,8 @@ func (a *able) Revert(context.Context, driver.SnapshotID) (driver.Snapshot, erro
 	return a.snaps[0], nil
 }
 
+func (a *able) Rewrite(context.Context, driver.SnapshotID) (lun.Device, error) { return nil, nil }
+
 func (a *able) Break(context.Context, driver.SnapshotID, string) (driver.Volume, error) {
 	return a.volume, nil
 }
@@ -43,7 +45,7 @@ func TestOptionsAreThereOrNot(t *testing.T) {
 		changes: driver.Changes{Granularity: 1},
 	}
 	a := arrays.New("x", d, arrays.Options{})
-	if !a.CanArm() || !a.CanRevert() || !a.CanBreak() || !a.CanTrackChanges() || a.CanExpose() || a.CanOpen() || a.CanResync() || a.CanSplitGroup() {
+	if !a.CanArm() || !a.CanRevert() || !a.CanBreak() || !a.CanRewrite() || !a.CanTrackChanges() || a.CanExpose() || a.CanOpen() || a.CanResync() || a.CanSplitGroup() {
 		t.Error("the options are not those of the provider")
 	}
 	calls := func(a *arrays.Array) map[string]error {
@@ -51,9 +53,10 @@ func TestOptionsAreThereOrNot(t *testing.T) {
 		_, revert := a.Revert(ctx, "s")
 		_, brk := a.Break(ctx, "s", "new")
 		_, changes := a.Changes(ctx, "v", "s", "")
+		_, rewrite := a.Rewrite(ctx, "s")
 		return map[string]error{
 			"arm": a.Arm(ctx, "t", vs, time.Second), "commit": commit, "abort": a.Abort(ctx, "t"),
-			"revert": revert, "break": brk, "changes": changes,
+			"revert": revert, "break": brk, "changes": changes, "rewrite": rewrite,
 		}
 	}
 	for name, err := range calls(a) {

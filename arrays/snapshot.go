@@ -166,6 +166,23 @@ func (a *Array) Unexpose(ctx context.Context, s driver.SnapshotID) error {
 	return a.call(ctx, op, true, func(ctx context.Context) error { return a.exposer.Unexpose(ctx, s) })
 }
 
+// Rewrite opens a snapshot for writing, alone. The caller closes the device,
+// which is an io.Closer.
+func (a *Array) Rewrite(ctx context.Context, s driver.SnapshotID) (d lun.Device, err error) {
+	op := fmt.Sprintf("opening snapshot %q for writing", s)
+	if err := a.checkSnapshot(op, s); err != nil {
+		return nil, err
+	}
+	if a.rewriter == nil {
+		return nil, a.refuse(op, driver.NotSupported, "its snapshots can't be written to from here; recover them as views")
+	}
+	err = a.call(ctx, op, false, func(ctx context.Context) error {
+		d, err = a.rewriter.Rewrite(ctx, s)
+		return err
+	})
+	return d, err
+}
+
 // Open opens a snapshot for reading without a transport. The caller closes the
 // device if it is an io.Closer.
 func (a *Array) Open(ctx context.Context, s driver.SnapshotID) (d lun.Device, err error) {

@@ -32,6 +32,7 @@ var arrows = []struct{ from, to string }{
 	// An array is not reached by iSCSI code, nor the other way: a volume is a
 	// lun.Device, and the engine hands it over.
 	{"arrays", "arrays/driver lun"},
+	{"arrays/embedded/remote", "arrays/driver lun lun/nbd"}, // a snapshot to be written comes as NBD
 	{"arrays/...", "arrays arrays/... lun"},
 	{"iscsi/...", "iscsi iscsi/... lun lun/..."},
 

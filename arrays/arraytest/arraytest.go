@@ -87,6 +87,7 @@ func Run(t *testing.T, open func(t *testing.T) *Lab) {
 		{"Arm", canArm, testArm},
 		{"ArmTimesOut", canArm, testArmTimesOut},
 		{"Expose", canExpose, testExpose},
+		{"Rewrite", canRewrite, testRewrite},
 		{"Revert", canRevert, testRevert},
 		{"Break", canBreak, testBreak},
 		{"Changes", canChanges, testChanges},
@@ -119,7 +120,8 @@ func canExpose(a *arrays.Array, _ *Lab, _ driver.Description) bool { return a.Ca
 func canRevert(_ *arrays.Array, l *Lab, d driver.Description) bool {
 	return d.Revert && l.Attach != nil && l.Detach != nil
 }
-func canBreak(_ *arrays.Array, _ *Lab, d driver.Description) bool { return d.Break }
+func canRewrite(a *arrays.Array, _ *Lab, d driver.Description) bool { return d.Rewrite && a.CanOpen() }
+func canBreak(_ *arrays.Array, _ *Lab, d driver.Description) bool   { return d.Break }
 func canChanges(a *arrays.Array, _ *Lab, d driver.Description) bool {
 	return d.Changes && a.CanOpen()
 }
@@ -134,7 +136,7 @@ func testDescribe(t *testing.T, l *Lab) driver.Description {
 		t.Error("the provider has no name")
 	}
 	bare, err := l.array(arrays.Capabilities()...).Describe(t.Context())
-	if err != nil || bare.GroupOrdered || bare.Resync || bare.Arm || bare.Revert || bare.Break || bare.Changes {
+	if err != nil || bare.GroupOrdered || bare.Resync || bare.Rewrite || bare.Arm || bare.Revert || bare.Break || bare.Changes {
 		t.Errorf("with all options switched off: %+v, %v", bare, err)
 	}
 	return d

@@ -41,7 +41,7 @@ func (l *Lossy) Array(without ...arrays.Capability) *arrays.Array {
 	real := arrays.New("lab", l.Driver, arrays.Options{})
 	for c, has := range map[arrays.Capability]bool{
 		arrays.SplitGroup: real.CanSplitGroup(), arrays.Arm: real.CanArm(), arrays.Expose: real.CanExpose(),
-		arrays.OpenDevice: real.CanOpen(), arrays.Resync: real.CanResync(), arrays.Revert: real.CanRevert(),
+		arrays.OpenDevice: real.CanOpen(), arrays.Rewrite: real.CanRewrite(), arrays.Resync: real.CanResync(), arrays.Revert: real.CanRevert(),
 		arrays.Break: real.CanBreak(), arrays.Changes: real.CanTrackChanges(),
 	} {
 		if !has {
@@ -168,6 +168,21 @@ func (l *Lossy) Open(ctx context.Context, s driver.SnapshotID) (lun.Device, erro
 		return nil, driver.Errorf(driver.Unreachable, "the request was lost")
 	}
 	return o.Open(ctx, s)
+}
+
+// Rewrite implements driver.Rewriter. As with Open, only its request is lost.
+func (l *Lossy) Rewrite(ctx context.Context, s driver.SnapshotID) (lun.Device, error) {
+	o, ok := l.Driver.(driver.Rewriter)
+	if !ok {
+		return nil, driver.Errorf(driver.NotSupported, "the provider has no such option")
+	}
+	l.mu.Lock()
+	loss := l.loss
+	l.mu.Unlock()
+	if loss != Nothing {
+		return nil, driver.Errorf(driver.Unreachable, "the request was lost")
+	}
+	return o.Rewrite(ctx, s)
 }
 
 // Resync implements driver.Resyncer.

@@ -143,6 +143,18 @@ type Opener interface {
 	Open(ctx context.Context, s SnapshotID) (lun.Device, error)
 }
 
+// Rewriter opens a snapshot for writing without a transport, for a caller who is
+// alone with it: kind Busy while it is exposed or open to anybody, and until the
+// device is closed it is Busy to everybody else. It waits, until ctx ends, for
+// somebody who had it open in this way and is about to be gone: a caller that
+// crashed finds its own handle let go. The first write makes the snapshot
+// Skewed; what is written is in it for whoever opens or exposes it later, and is
+// among its Changes. The device is an io.Closer, and does not outlive its
+// process. Without it, nothing is recovered in place.
+type Rewriter interface {
+	Rewrite(ctx context.Context, s SnapshotID) (lun.Device, error)
+}
+
 // Resyncer puts a split mirror back under its volume, copying only what changed
 // on either side. It returns when the copying has been started; Prepare waits
 // for its end. Without it, a split is deleted and a new mirror is filled.
@@ -278,6 +290,7 @@ type Description struct {
 	Snapshot     bool   `json:"snapshot"`
 	GroupOrdered bool   `json:"groupOrdered"` // groups keep write order
 	Resync       bool   `json:"resync"`
+	Rewrite      bool   `json:"rewrite"`
 	Arm          bool   `json:"arm"`
 	Revert       bool   `json:"revert"`
 	Break        bool   `json:"break"`

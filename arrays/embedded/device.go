@@ -183,6 +183,37 @@ func (h *Snapshot) Close() error {
 	return h.f.Close()
 }
 
+// Rewrite opens a snapshot for writing, alone, as driver.Rewriter.
+func (a *Array) Rewrite(ctx context.Context, id driver.SnapshotID) (lun.Device, error) {
+	s, err := a.findSnapshot(id)
+	if err != nil {
+		return nil, err
+	}
+	h := &WritableSnapshot{s: s}
+	for {
+		s.mu.Lock()
+		gone := s.alone
+		if gone == nil {
+			break
+		}
+		s.mu.Unlock()
+		select {
+		case <-gone:
+		case <-ctx.Done():
+			return nil, driver.Errorf(driver.Busy, "snapshot %s is being rewritten by somebody else: %w", id, ctx.Err())
+		}
+	}
+	defer s.mu.Unlock()
+	if len(s.users) > 0 {
+		return nil, driver.Errorf(driver.Busy, "snapshot %s is in use by %s", id, oneOf(s.users))
+	}
+	if err := h.openLocked("one who rewrites it"); err != nil {
+		return nil, err
+	}
+	s.alone = make(chan struct{})
+	return h, nil
+}
+
 // WritableSnapshot is a handle on a split for writing: a device as Volume is.
 // The first write makes the split Skewed. What is written is kept track of, so
 // that a resync copies it over. It is no lun.Filer: writes past it would go
@@ -203,15 +234,23 @@ func (a *Array) OpenWritable(id driver.SnapshotID, by string) (*WritableSnapshot
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := &WritableSnapshot{s: s}
-	if err := s.use(h, by); err != nil {
+	if err := h.openLocked(by); err != nil {
 		return nil, err
 	}
-	if err := s.forWriting(); err != nil {
-		delete(s.users, h)
-		return nil, fmt.Errorf("snapshot %s: %w", id, err)
-	}
-	h.w = s.write
 	return h, nil
+}
+
+// openLocked registers the handle with its snapshot, whose lock is held.
+func (h *WritableSnapshot) openLocked(by string) error {
+	if err := h.s.use(h, by); err != nil {
+		return err
+	}
+	if err := h.s.forWriting(); err != nil {
+		delete(h.s.users, h)
+		return fmt.Errorf("snapshot %s: %w", h.s.id, err)
+	}
+	h.w = h.s.write
+	return nil
 }
 
 func (h *WritableSnapshot) use() error {
@@ -283,12 +322,13 @@ func (h *WritableSnapshot) Close() error {
 }
 
 var (
-	_ driver.Opener  = (*Array)(nil)
-	_ lun.Trimmer    = (*Volume)(nil)
-	_ lun.Zeroer     = (*Volume)(nil)
-	_ lun.Mapper     = (*Volume)(nil)
-	_ lun.Blocker    = (*Volume)(nil)
-	_ lun.Identified = (*Volume)(nil)
-	_ lun.Filer      = (*Snapshot)(nil)
-	_ lun.Device     = (*WritableSnapshot)(nil)
+	_ driver.Opener   = (*Array)(nil)
+	_ driver.Rewriter = (*Array)(nil)
+	_ lun.Trimmer     = (*Volume)(nil)
+	_ lun.Zeroer      = (*Volume)(nil)
+	_ lun.Mapper      = (*Volume)(nil)
+	_ lun.Blocker     = (*Volume)(nil)
+	_ lun.Identified  = (*Volume)(nil)
+	_ lun.Filer       = (*Snapshot)(nil)
+	_ lun.Device      = (*WritableSnapshot)(nil)
 )

@@ -68,8 +68,8 @@
 // Array's methods may be called at once. Devices (Volume, Snapshot,
 // WritableSnapshot) are handles: each was opened by somebody, who is named in
 // the Busy error of whoever wants to delete what is under it, and who closes
-// it. Array implements driver.Driver, GroupSplitter, Armer, Opener, Resyncer,
-// Reverter, Breaker, ChangeTracker and Describer; exposing as LUNs is composed
+// it. Array implements driver.Driver, GroupSplitter, Armer, Opener, Rewriter,
+// Resyncer, Reverter, Breaker, ChangeTracker and Describer; exposing as LUNs is composed
 // by the data plane from OpenVolume, OpenSnapshot and OpenWritable.
 //
 // Wherever a VolumeID is asked for, the volume's name does as well.

@@ -202,7 +202,7 @@ func (a *Array) consent(tag driver.Tag, vols []*volume) error {
 func (a *Array) Describe(ctx context.Context) (driver.Description, error) {
 	return driver.Description{
 		Snapshot: a.anyClones(slices.Collect(maps.Keys(a.pools))) == nil,
-		Provider: "embedded", MirrorSplit: true, GroupOrdered: true, Resync: true, Arm: true,
+		Provider: "embedded", MirrorSplit: true, GroupOrdered: true, Resync: true, Rewrite: true, Arm: true,
 		Revert: true, Break: true, Changes: true,
 	}, nil
 }

@@ -31,6 +31,7 @@ type snapshot struct {
 	dirty   *mapFile
 	own     *bitmap        // what was written to it, once asked for while it is not open for writing
 	users   map[any]string // handles, and who has them
+	alone   chan struct{}  // not nil while its only user is alone with it; closed when that is over
 	gone    bool
 
 	skewed   atomic.Bool
@@ -154,6 +155,8 @@ func (s *snapshot) use(h any, by string) error {
 		return driver.Errorf(driver.NotFound, "snapshot %s is gone", s.id)
 	case s.invalid != nil:
 		return fmt.Errorf("snapshot %s can't be used: %w", s.id, s.invalid)
+	case s.alone != nil:
+		return driver.Errorf(driver.Busy, "snapshot %s is in use by %s", s.id, oneOf(s.users))
 	}
 	s.users[h] = by
 	return nil
@@ -162,6 +165,10 @@ func (s *snapshot) use(h any, by string) error {
 func (s *snapshot) unuse(h any) {
 	s.mu.Lock()
 	delete(s.users, h)
+	if s.alone != nil {
+		close(s.alone)
+		s.alone = nil
+	}
 	s.mu.Unlock()
 }
 

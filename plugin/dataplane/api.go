@@ -199,6 +199,7 @@ func (p *plane) routes() http.Handler {
 		return nil, p.unexpose(r.Context(), kindSnapshot, r.PathValue("id"))
 	})
 	mux.HandleFunc("POST /"+remote.Version+"/snapshots/{id}/open", p.handOver)
+	mux.HandleFunc("POST /"+remote.Version+"/snapshots/{id}/rewrite", p.rewrite)
 
 	on("POST /publications", with(func(r *http.Request, in remote.Publication) (any, error) { return p.publish(r.Context(), in) }))
 	on("DELETE /publications", func(r *http.Request) (any, error) { return nil, p.unexpose(r.Context(), kindView, r.FormValue("name")) })

@@ -31,6 +31,7 @@ var (
 	_ driver.Armer         = (*Client)(nil)
 	_ driver.Exposer       = (*Client)(nil)
 	_ driver.Opener        = (*Client)(nil)
+	_ driver.Rewriter      = (*Client)(nil)
 	_ driver.Resyncer      = (*Client)(nil)
 	_ driver.Reverter      = (*Client)(nil)
 	_ driver.Breaker       = (*Client)(nil)

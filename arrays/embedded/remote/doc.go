@@ -2,7 +2,7 @@
 // the data plane's control socket, and the words that the two exchange.
 //
 // A Client is a driver.Driver with GroupSplitter, Armer, Exposer, Opener,
-// Resyncer, Reverter, Breaker, ChangeTracker and Describer (what the array
+// Rewriter, Resyncer, Reverter, Breaker, ChangeTracker and Describer (what the array
 // behind lacks is kind NotSupported), and administers volumes, mirrors, initiators and publications
 // besides. The protocol is HTTP/1.1 with JSON over a unix socket; whoever may
 // open the socket may do everything.

@@ -72,14 +72,9 @@ func (c *Client) Open(ctx context.Context, s driver.SnapshotID) (lun.Device, err
 }
 
 func (c *Client) handover(conn *net.UnixConn, what string, s driver.SnapshotID) (*device, error) {
-	req, err := http.NewRequest(http.MethodPost, "http://dataplane/"+Version+"/snapshots/"+esc(s)+"/open", nil)
+	req, err := c.upgrade(conn, what, "/snapshots/"+esc(s)+"/open", Protocol)
 	if err != nil {
-		return nil, driver.Errorf(driver.InvalidRequest, "%s: %w", what, err)
-	}
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", Protocol)
-	if err := req.Write(conn); err != nil {
-		return nil, c.lost(what, false, err)
+		return nil, err
 	}
 	// The descriptor comes with the first bytes of the answer.
 	buf, oob := make([]byte, 16<<10), make([]byte, unix.CmsgSpace(4))
@@ -89,25 +84,13 @@ func (c *Client) handover(conn *net.UnixConn, what string, s driver.SnapshotID) 
 	}
 	fd := descriptor(oob[:oobn])
 	//nolint:bodyclose // the body reads from conn, which is closed with the device or on the way out
-	resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(buf[:n]), conn)), req)
-	if err == nil && resp.StatusCode/100 == 2 {
-		err = errors.New("answer hands nothing over")
-	}
-	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // without it, the status has to do
-		err = fault(what, resp.StatusCode, body)
-	} else if err != nil {
-		err = c.lost(what, false, err)
-	}
+	resp, err := c.upgraded(bufio.NewReader(io.MultiReader(bytes.NewReader(buf[:n]), conn)), req, what)
 	if err == nil && fd < 0 {
 		err = c.lost(what, false, errors.New("answer lacks the descriptor"))
 	}
 	d := &device{conn: conn}
 	if err == nil {
-		d.size, err = strconv.ParseInt(resp.Header.Get(HeaderSize), 10, 64)
-	}
-	if err == nil {
-		d.id, err = lun.ParseIdentity(resp.Header.Get(HeaderIdentity))
+		d.size, d.id, err = described(resp)
 	}
 	if err != nil {
 		if fd >= 0 {
@@ -117,6 +100,44 @@ func (c *Client) handover(conn *net.UnixConn, what string, s driver.SnapshotID) 
 	}
 	d.f = os.NewFile(uintptr(fd), "snapshot "+string(s))
 	return d, nil
+}
+
+// upgrade asks for a connection to become one of another protocol.
+func (c *Client) upgrade(conn *net.UnixConn, what, path, protocol string) (*http.Request, error) {
+	req, err := http.NewRequest(http.MethodPost, "http://dataplane/"+Version+path, nil)
+	if err != nil {
+		return nil, driver.Errorf(driver.InvalidRequest, "%s: %w", what, err)
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", protocol)
+	if err := req.Write(conn); err != nil {
+		return nil, c.lost(what, false, err)
+	}
+	return req, nil
+}
+
+// upgraded reads the answer to upgrade. What follows it in r is of the other
+// protocol.
+func (c *Client) upgraded(r *bufio.Reader, req *http.Request, what string) (*http.Response, error) {
+	resp, err := http.ReadResponse(r, req)
+	switch {
+	case err != nil:
+		return nil, c.lost(what, false, err)
+	case resp.StatusCode/100 == 2:
+		return nil, c.lost(what, false, errors.New("answer hands nothing over"))
+	case resp.StatusCode != http.StatusSwitchingProtocols:
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // without it, the status has to do
+		return nil, fault(what, resp.StatusCode, body)
+	}
+	return resp, nil
+}
+
+// described reads what an answer says of the snapshot that it hands over.
+func described(resp *http.Response) (size int64, id lun.Identity, err error) {
+	if size, err = strconv.ParseInt(resp.Header.Get(HeaderSize), 10, 64); err == nil {
+		id, err = lun.ParseIdentity(resp.Header.Get(HeaderIdentity))
+	}
+	return size, id, err
 }
 
 // descriptor takes the one descriptor out of a control message, -1 if there is
@@ -171,14 +192,15 @@ func (d *device) ReadAt(p []byte, off int64) (int, error) {
 // Delete or Resync that follows finds it unused. Closing twice is nothing.
 func (d *device) Close() error {
 	var err error
-	d.once.Do(func() {
-		err = d.f.Close()
-		// The other side closes when it has let go. One that is stuck finds
-		// out by the close below.
-		if d.conn.CloseWrite() == nil && d.conn.SetReadDeadline(time.Now().Add(closeWait)) == nil {
-			_, _ = io.Copy(io.Discard, d.conn)
-		}
-		err = errors.Join(err, d.conn.Close())
-	})
+	d.once.Do(func() { err = errors.Join(d.f.Close(), letGo(d.conn)) })
 	return err
+}
+
+// letGo closes a connection that holds a snapshot. The other side closes when it
+// has let go; one that is stuck finds out by the close.
+func letGo(conn *net.UnixConn) error {
+	if conn.CloseWrite() == nil && conn.SetReadDeadline(time.Now().Add(closeWait)) == nil {
+		_, _ = io.Copy(io.Discard, conn)
+	}
+	return conn.Close()
 }
