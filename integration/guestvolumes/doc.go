@@ -3,5 +3,6 @@
 // make of the disks with what the guest's own kernel read: by SHA-256 of each
 // snapshot. Then another guest gets the recovered disks: its LVM must activate
 // them, its e2fsck find nothing, and what it writes must be there after it has
-// booted again. With the build tag "lab".
+// booted again; and one gets copies with an identity of their own beside the
+// original disks. With the build tag "lab".
 package guestvolumes
