@@ -1,7 +1,6 @@
 package pdu
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -29,8 +28,7 @@ var (
 
 // Reader reads PDUs from a byte stream. It is used by one goroutine.
 type Reader struct {
-	src          io.Reader
-	br           *bufio.Reader
+	in           ahead
 	HeaderDigest bool
 	DataDigest   bool
 	MaxData      int // longest data segment accepted, in bytes
@@ -44,28 +42,28 @@ type Reader struct {
 	waste [512]byte
 }
 
-// NewReader reads from r through a buffer of size bytes. A data segment longer
-// than what is buffered is read straight to where it belongs.
+// NewReader reads from r through a buffer of size bytes. What isn't buffered of a
+// long data segment is read straight to where it belongs, and with it the next
+// header where r is a syscall.Conn, whose Read is then passed by.
 func NewReader(r io.Reader, size, maxData int) *Reader {
-	return &Reader{src: r, br: bufio.NewReaderSize(r, size), MaxData: maxData}
+	return &Reader{in: newAhead(r, size), MaxData: maxData}
 }
 
 // Grow makes the buffer larger, unless there is something in it: a peer that has
 // sent what it may not send yet keeps the one it has.
 func (r *Reader) Grow(size int) {
-	if r.br.Buffered() == 0 {
-		r.br = bufio.NewReaderSize(r.src, size)
+	if r.in.buffered() == 0 {
+		r.in = newAhead(r.in.src, size)
 	}
 }
 
 // Buffered is how many bytes have arrived that nobody has asked for.
-func (r *Reader) Buffered() int { return r.br.Buffered() }
+func (r *Reader) Buffered() int { return r.in.buffered() }
 
 // Peek reports whether n more bytes are buffered, after reading on until they are or
-// the stream gives none.
+// the stream gives none. n is at most HeaderLen.
 func (r *Reader) Peek(n int) bool {
-	b, _ := r.br.Peek(n) // what ends the stream, Next returns
-	return len(b) == n
+	return r.in.peek(n) == nil // what ends the stream, Next returns
 }
 
 // Next reads the header of the next PDU, after passing over what is left of the
@@ -74,7 +72,7 @@ func (r *Reader) Next(h *Header) error {
 	if err := r.Skip(); err != nil && !errors.Is(err, ErrDataDigest) {
 		return err
 	}
-	if _, err := io.ReadFull(r.br, h[:]); err != nil {
+	if err := r.in.read(h[:]); err != nil {
 		return err
 	}
 	r.nahs = h.AHSLen()
@@ -83,7 +81,7 @@ func (r *Reader) Next(h *Header) error {
 		n += 4
 	}
 	if n > 0 {
-		if _, err := io.ReadFull(r.br, r.ahs[:n]); err != nil {
+		if err := r.in.read(r.ahs[:n]); err != nil {
 			return midPDU(err)
 		}
 	}
@@ -97,6 +95,7 @@ func (r *Reader) Next(h *Header) error {
 		return fmt.Errorf("%w: %d bytes, at most %d: %s", ErrTooLong, h.DataLen(), r.MaxData, h)
 	}
 	r.total, r.left, r.crc = h.DataLen(), h.DataLen(), 0
+	r.in.long = r.total >= longData
 	return nil
 }
 
@@ -112,7 +111,7 @@ func (r *Reader) Read(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	if _, err := io.ReadFull(r.br, p); err != nil {
+	if err := r.in.read(p); err != nil {
 		return midPDU(err)
 	}
 	if r.DataDigest {
@@ -129,7 +128,7 @@ func (r *Reader) Read(p []byte) error {
 	if n == 0 {
 		return nil
 	}
-	if _, err := io.ReadFull(r.br, r.tail[:n]); err != nil {
+	if err := r.in.read(r.tail[:n]); err != nil {
 		return midPDU(err)
 	}
 	if r.DataDigest && Digest(r.crc, r.tail[:pad]) != binary.LittleEndian.Uint32(r.tail[pad:]) {

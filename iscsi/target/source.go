@@ -37,6 +37,15 @@ func (s *source) init(nc net.Conn) {
 	}
 }
 
+// SyscallConn implements syscall.Conn, for the reader of PDUs: what is long it
+// reads past Read, and always waits for.
+func (s *source) SyscallConn() (syscall.RawConn, error) {
+	if s.raw == nil {
+		return nil, errors.ErrUnsupported
+	}
+	return s.raw, nil
+}
+
 // Read implements io.Reader. An end or an error is left to a Read that waits.
 func (s *source) Read(p []byte) (int, error) {
 	if !s.now {
