@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/recovery"
 )
 
@@ -61,9 +62,7 @@ func (p *pair) make(t *testing.T) []string {
 	dir := t.TempDir()
 	var files []string
 	for _, name := range p.images {
-		path := filepath.Join(dir, name)
-		unpack(t, filepath.Join("..", "..", "lun", "testdata", name+".img.zst"), path)
-		files = append(files, path)
+		files = append(files, luntest.File(t, name))
 	}
 	v, err := recovery.OpenView(t.Context(), probe(t, files), recovery.ViewOptions{
 		Snapshots: []string{p.group + "/" + p.snap}, Dir: dir, NewIdentity: "beside"})

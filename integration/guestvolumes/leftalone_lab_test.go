@@ -5,15 +5,12 @@ package guestvolumes
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
 )
@@ -38,8 +35,7 @@ func (s stopping) WriteAt(p []byte, off int64) (int, error) {
 // ends the merge by itself.
 func TestLeftAlone(t *testing.T) {
 	const sum = "f5cf5ccee67535499a4ed3b24ca9a38a84aeb3bdc9e84554e054310145dbe23f" // lun/testdata/README.md
-	path := filepath.Join(t.TempDir(), "o1.img")
-	unpack(t, filepath.Join("..", "..", "lun", "testdata", "lvm-o1-thick-4k.img.zst"), path)
+	path := luntest.File(t, "lvm-o1-thick-4k")
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -95,27 +91,5 @@ vgchange -an vgo1
 	}
 	if got := hashOf(t, probe(t, []string{path}), "vgo1/root"); got != sum {
 		t.Errorf("afterwards the volume is %s", got)
-	}
-}
-
-func unpack(t *testing.T, from, to string) {
-	t.Helper()
-	in, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	out, err := os.Create(to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = io.Copy(out, z)
-	if err := errors.Join(err, out.Close()); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -9,51 +9,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/open"
-	"github.com/klauspost/compress/zstd"
 )
 
-type memory []byte
+type memory = luntest.ReadOnly
 
-func (m memory) Size() int64                        { return int64(len(m)) }
-func (m memory) Sync() error                        { return nil }
-func (m memory) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
-func (m memory) ReadAt(p []byte, off int64) (int, error) {
-	if err := lun.CheckRange(off, int64(len(p)), m.Size()); err != nil {
-		return 0, err
-	}
-	return copy(p, m[off:]), nil
-}
-
-// images are unpacked once; no test changes one in place.
-var images sync.Map
-
-func image(t testing.TB, name string) memory {
-	t.Helper()
-	if m, ok := images.Load(name); ok {
-		return m.(memory)
-	}
-	in, err := os.Open(filepath.Join("..", "testdata", name+".img.zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	images.Store(name, memory(b))
-	return b
-}
+func image(t testing.TB, name string) memory { return luntest.Image(t, name) }
 
 func probe(t testing.TB, disks ...memory) *open.Contents {
 	t.Helper()
@@ -126,7 +91,7 @@ func TestUUIDsAreNames(t *testing.T) {
 // TestTwoGroupsOfOneName: guests are clones of a template more often than not.
 func TestTwoGroupsOfOneName(t *testing.T) {
 	a := image(t, "lvm-o1-thick-4k")
-	b := a.renamed(t, map[string]string{"o0SVUF": "o0SVUX", "KcP7mB": "KcP7mX", "kkPF5M": "kkPF5X", "8RfV23": "8RfV2X"})
+	b := renamed(t, a, map[string]string{"o0SVUF": "o0SVUX", "KcP7mB": "KcP7mX", "kkPF5M": "kkPF5X", "8RfV23": "8RfV2X"})
 	c := probe(t, a, b)
 	if len(c.Damage) > 0 || len(c.Groups) != 2 {
 		t.Fatalf("%d groups, damage %v", len(c.Groups), c.Damage)
@@ -141,7 +106,7 @@ func TestTwoGroupsOfOneName(t *testing.T) {
 
 // renamed replaces strings of equal length in label and metadata of a
 // whole-disk PV and sums both again.
-func (m memory) renamed(t *testing.T, names map[string]string) memory {
+func renamed(t *testing.T, m memory, names map[string]string) memory {
 	t.Helper()
 	c := memory(bytes.Clone(m))
 	const mda = 4096

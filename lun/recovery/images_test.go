@@ -2,14 +2,12 @@ package recovery_test
 
 import (
 	"context"
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/open"
-	"github.com/klauspost/compress/zstd"
 )
 
 // unpacked is where images lie for all tests of this process, read-only.
@@ -35,22 +33,7 @@ func unpack(t testing.TB, name string) string {
 	if _, err := os.Stat(path); err == nil {
 		return path
 	}
-	in, err := os.Open(filepath.Join("..", "testdata", name+".img.zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = io.Copy(out, z)
-	if err := errors.Join(err, out.Close()); err != nil {
+	if err := luntest.Unpack(name, path); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -3,7 +3,6 @@ package assemble
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -11,9 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/cleave-san/cleave/orchestrator/engine"
@@ -22,26 +20,7 @@ import (
 // guestDisk unpacks an image with an in-guest LVM snapshot, and says which.
 func guestDisk(t *testing.T) (lun.Device, engine.InGuest) {
 	t.Helper()
-	in, err := os.Open("../../lun/testdata/lvm-o1-thick-4k.img.zst")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	path := filepath.Join(t.TempDir(), "disk.img")
-	out, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = io.Copy(out, z)
-	if err = errors.Join(err, out.Close()); err != nil {
-		t.Fatal(err)
-	}
-	d, err := open.File(path)
+	d, err := open.File(luntest.File(t, "lvm-o1-thick-4k"))
 	if err != nil {
 		t.Fatal(err)
 	}

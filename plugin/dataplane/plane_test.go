@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -16,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"go.uber.org/goleak"
 
 	"github.com/cleave-san/cleave/arrays/driver"
@@ -162,30 +160,3 @@ func qemuIO(t *testing.T, image string, objects []string, commands ...string) er
 
 // kindOf is what a client makes of an error.
 func kindOf(err error) driver.Kind { return remote.New("").Kind(err) }
-
-// image unpacks an image of lun/testdata.
-func image(t *testing.T, name string) string {
-	t.Helper()
-	in, err := os.Open(filepath.Join("..", "..", "lun", "testdata", name+".zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	path := filepath.Join(t.TempDir(), name)
-	out, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(out, z); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}

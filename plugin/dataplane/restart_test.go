@@ -20,6 +20,7 @@ import (
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/nbd"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
@@ -161,7 +162,7 @@ func TestView(t *testing.T) {
 	cfg := config(t)
 	cfg.ViewTimeout = 20 * time.Second
 	c, stop := run(t, cfg)
-	path := image(t, "lvm-o1-thick-4k.img")
+	path := luntest.File(t, "lvm-o1-thick-4k")
 	fi, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ const cleanSum = "f5cf5ccee67535499a4ed3b24ca9a38a84aeb3bdc9e84554e054310145dbe2
 func TestVolumesThroughAWorker(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
-	dev := image(t, "lvm-o1-thick-4k.img")
+	dev := image(t, "lvm-o1-thick-4k")
 	for _, names := range [][]string{{AllVolumes}, {"vgo1/snap"}, {"disk", "8RfV23-8Il5-oMwk-DYpQ-ieLK-Y8TD-BfAKuq"}} {
 		c, err := Open(t.Context(), spec(t, Source{Name: "disk", Device: dev}), names...)
 		if err != nil {
@@ -62,7 +62,7 @@ func TestVolumesThroughAWorker(t *testing.T) {
 // TestVolumesSayWhatIsWrong: a snapshot that can't be read does not hide the
 // others, and damage keeps its place.
 func TestVolumesSayWhatIsWrong(t *testing.T) {
-	a, b := image(t, "lvm-o4-a.img"), image(t, "lvm-o4-b.img")
+	a, b := image(t, "lvm-o4-a"), image(t, "lvm-o4-b")
 	c, err := Open(t.Context(), spec(t, Source{Name: "a", Device: a}, Source{Name: "b", Device: b}), "vgo4/tiny", "vgo4/good")
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestVolumesSayWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	head := make([]byte, 8<<10)
-	if _, err := image(t, "lvm-o1-thick-4k.img").ReadAt(head, 0); err != nil {
+	if _, err := image(t, "lvm-o1-thick-4k").ReadAt(head, 0); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)

@@ -122,7 +122,7 @@ func (c *counted) Close() error {
 // is recovered like any other.
 func TestViewOfAChain(t *testing.T) {
 	vdisktest.Need(t, "qemu-img")
-	base := image(t, "lvm-o1-thick-4k.img")
+	base := image(t, "lvm-o1-thick-4k")
 	want := reference(t, base)
 	dir := filepath.Dir(base.File().Name())
 	create := func(arg ...string) {

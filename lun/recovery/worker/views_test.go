@@ -11,7 +11,7 @@ import (
 )
 
 func TestViews(t *testing.T) {
-	dev := image(t, "lvm-o1-thick-4k.img")
+	dev := image(t, "lvm-o1-thick-4k")
 	v := &Views{Dir: filepath.Join(t.TempDir(), "v")}
 	name := "set 1/vm ü/../disk"
 	s := Spec{Sources: []Source{{Name: "disk", Device: dev}}, Limits: Limits{Memory: memory}}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/nbd"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
@@ -67,7 +68,7 @@ func TestMain(m *testing.M) {
 // image is an image of testdata as a device.
 func image(t *testing.T, name string) *open.FileDevice {
 	t.Helper()
-	path := unpack(t, name)
+	path := luntest.File(t, name)
 	f, err := open.File(path)
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +89,7 @@ func spec(t *testing.T, sources ...Source) Spec {
 type noFile struct{ lun.Device }
 
 func TestViewInWorker(t *testing.T) {
-	dev := image(t, "lvm-o1-thick-4k.img")
+	dev := image(t, "lvm-o1-thick-4k")
 	want := reference(t, dev)
 	for name, d := range map[string]lun.Device{"by descriptor": dev, "over NBD": noFile{dev}} {
 		t.Run(name, func(t *testing.T) {
@@ -200,7 +201,7 @@ func confined(t *testing.T, pid int) {
 }
 
 func TestInspectAndCheck(t *testing.T) {
-	dev := image(t, "lvm-o1-thick-4k.img")
+	dev := image(t, "lvm-o1-thick-4k")
 	s := spec(t, Source{Name: "disk", Device: dev})
 	r, seen, err := Inspect(t.Context(), s)
 	if err != nil {
@@ -298,7 +299,7 @@ func launcher(args []string) {
 }
 
 func TestLifeAndDeath(t *testing.T) {
-	path := unpack(t, "lvm-o1-thick-4k.img")
+	path := luntest.File(t, "lvm-o1-thick-4k")
 	for _, how := range []string{"attached", "detach"} {
 		t.Run(how, func(t *testing.T) {
 			socket := filepath.Join(t.TempDir(), "s")

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/store/dmsnap"
 	"pgregory.net/rapid"
 )
@@ -17,17 +18,7 @@ import (
 // The store itself is tested against the hashes of the guest's kernel in
 // lun/recovery; here are sizes and damage that no image at hand has.
 
-type memory []byte
-
-func (m memory) Size() int64                        { return int64(len(m)) }
-func (m memory) Sync() error                        { return nil }
-func (m memory) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
-func (m memory) ReadAt(p []byte, off int64) (int, error) {
-	if err := lun.CheckRange(off, int64(len(p)), m.Size()); err != nil {
-		return 0, err
-	}
-	return copy(p, m[off:]), nil
-}
+type memory = luntest.ReadOnly
 
 // build makes a store as the kernel fills it: chunks are taken one after the
 // other, passing over the table's own.

@@ -7,19 +7,10 @@ import (
 	"slices"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/luntest"
 )
 
-type memory []byte
-
-func (m memory) Size() int64                        { return int64(len(m)) }
-func (m memory) Sync() error                        { return nil }
-func (m memory) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
-func (m memory) ReadAt(p []byte, off int64) (int, error) {
-	if err := lun.CheckRange(off, int64(len(p)), m.Size()); err != nil {
-		return 0, err
-	}
-	return copy(p, m[off:]), nil
-}
+type memory = luntest.ReadOnly
 
 // numbered is a data device on which every 8 bytes hold their own offset.
 type numbered int64

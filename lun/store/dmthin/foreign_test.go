@@ -5,15 +5,13 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/store/dmthin"
 )
 
@@ -199,24 +197,8 @@ func TestRestoredPools(t *testing.T) {
 // image, with what thin_dump makes of it.
 func TestKernelsPool(t *testing.T) {
 	dumper := tool(t, "thin_dump")
-	in, err := os.Open(filepath.Join("..", "..", "testdata", "lvm-o3-thin.img.zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
 	// pool_tmeta: two extents of 1 MiB from the 42nd, the first begins at 1 MiB.
-	if _, err := io.CopyN(io.Discard, z, 43<<20); err != nil {
-		t.Fatal(err)
-	}
-	meta := make(memory, 2<<20)
-	if _, err := io.ReadFull(z, meta); err != nil {
-		t.Fatal(err)
-	}
+	meta := luntest.Image(t, "lvm-o3-thin")[43<<20 : 45<<20]
 	path := filepath.Join(t.TempDir(), "meta")
 	if err := os.WriteFile(path, meta, 0o600); err != nil {
 		t.Fatal(err)

@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/store/lvm2"
-	"github.com/klauspost/compress/zstd"
 )
 
 // memory is the beginning of a disk of diskSize bytes whose rest is zero: all
@@ -40,24 +37,7 @@ func (m memory) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-func image(t testing.TB, name string) memory {
-	t.Helper()
-	in, err := os.Open(filepath.Join("..", "..", "testdata", name+".img.zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	b := make(memory, headSize)
-	if _, err := io.ReadFull(z, b); err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
+func image(t testing.TB, name string) memory { return luntest.Head(t, name, headSize) }
 
 func readPV(t testing.TB, m memory) *lvm2.PV {
 	t.Helper()

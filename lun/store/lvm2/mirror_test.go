@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/store/lvm2"
 )
 
@@ -30,17 +31,7 @@ func filled(letter byte) []byte {
 	return b
 }
 
-type disk []byte
-
-func (d disk) Size() int64                        { return int64(len(d)) }
-func (d disk) Sync() error                        { return nil }
-func (d disk) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
-func (d disk) ReadAt(p []byte, off int64) (int, error) {
-	if err := lun.CheckRange(off, int64(len(p)), d.Size()); err != nil {
-		return 0, err
-	}
-	return copy(p, d[off:]), nil
-}
+type disk = luntest.ReadOnly
 
 func id(n int) string { return fmt.Sprintf("%06d-0000-0000-0000-0000-0000-000000", n) }
 

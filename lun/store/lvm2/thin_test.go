@@ -6,15 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/store/dmthin"
 	"github.com/cleave-san/cleave/lun/store/lvm2"
 )
@@ -26,24 +22,7 @@ import (
 const poolMeta = 43 << 20 // pool_tmeta of lvm-o3-thin, on the disk
 
 // thinDisk is the whole of lvm-o3-thin.
-func thinDisk(t *testing.T) disk {
-	t.Helper()
-	in, err := os.Open(filepath.Join("..", "..", "testdata", "lvm-o3-thin.img.zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
+func thinDisk(t *testing.T) disk { return bytes.Clone(luntest.Image(t, "lvm-o3-thin")) }
 
 // thinGroup is that of the disk, with its text changed.
 func thinGroup(t *testing.T, d disk, oldnew ...string) *lvm2.Group {

@@ -1,26 +1,22 @@
 package qcow2_test
 
 import (
-	"archive/tar"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/cleave-san/cleave/lun/vdisk"
-	"github.com/klauspost/compress/zstd"
+	"github.com/cleave-san/cleave/lun/vdisk/vdisktest"
 )
 
 // TestImages: disks that were made elsewhere, with the hashes of their contents
 // by qemu-img; see lun/testdata/README.md. A number after the name is an
 // internal snapshot.
 func TestImages(t *testing.T) {
-	l := &lab{t, t.TempDir()}
-	unpack(t, filepath.Join("..", "..", "testdata", "containers.tar.zst"), l.dir)
+	l := &lab{t, vdisktest.Unpack(t, filepath.Join("..", "..", "testdata"), "qcow2", "base.raw")}
 	const base = "d0070f7eb52be7e5b2c2987d4dd60799998ad796d497c65ac93515924bd76e08"
 	for name, want := range map[string]string{
 		"v2": base, "v3": base, "c512": base, "c2m": base, "extl2": base, "rc1": base, "rc64-meta": base,
@@ -46,41 +42,5 @@ func TestImages(t *testing.T) {
 				t.Errorf("%+v", i)
 			}
 		})
-	}
-}
-
-// unpack leaves holes where there are zeroes.
-func unpack(t *testing.T, archive, dir string) {
-	t.Helper()
-	f, err := os.Open(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := zstd.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		name := filepath.Base(h.Name)
-		if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeGNUSparse || !strings.HasPrefix(name, "qcow2") && name != "base.raw" {
-			continue
-		}
-		out, err := os.Create(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = io.Copy(out, r)
-		if err := errors.Join(err, out.Close()); err != nil {
-			t.Fatal(err)
-		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -16,13 +15,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
-)
 
-// images are foreign tools' disks.
-const images = "../../../lun/testdata"
+	"github.com/cleave-san/cleave/lun/luntest"
+)
 
 // patience bounds each wait of a script; reaching it is a failure.
 const patience = time.Minute
@@ -157,7 +154,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 		ts.Check(os.WriteFile(ts.MkAbs(args[0]+".err"), []byte(d.errs.String()), 0o600))
 	},
 	"unpack": func(ts *testscript.TestScript, _ bool, args []string) {
-		ts.Check(unpack(filepath.Join(images, args[0]+".img.zst"), ts.MkAbs(args[1])))
+		ts.Check(luntest.Unpack(args[0], ts.MkAbs(args[1])))
 	},
 	"poke": func(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(poke(ts.MkAbs(args[0]), args[1], args[2]))
@@ -279,25 +276,6 @@ func (s *said) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
-}
-
-func unpack(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in)
-	if err != nil {
-		return err
-	}
-	defer z.Close()
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, z)
-	return errors.Join(err, out.Close())
 }
 
 func poke(path, off, hex string) error {

@@ -5,18 +5,20 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cleave-san/cleave/lun/luntest"
 )
 
 // An ordinary user brings a snapshot of an image of their own back: to a file, the
 // whole disk to a file, and in place.
 func TestRecoverAsAnOrdinaryUser(t *testing.T) {
 	const (
-		image = "lvm-o1-thick-4k.img.zst"
+		image = "lvm-o1-thick-4k"
 		want  = "f5cf5ccee67535499a4ed3b24ca9a38a84aeb3bdc9e84554e054310145dbe23f  41943040  vgo1/root\n"
 	)
 	dir := t.TempDir()
 	disk, volume, whole := filepath.Join(dir, "disk.img"), filepath.Join(dir, "volume.img"), filepath.Join(dir, "whole.img")
-	if err := unpack(filepath.Join(images, image), disk); err != nil {
+	if err := luntest.Unpack(image, disk); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // to be reached by others
