@@ -16,5 +16,7 @@
 //     of them has had no answer within its time limit: it never hangs;
 //   - requests of one connection run in parallel and may be answered in any
 //     order; a flush covers what was answered before it was sent;
-//   - TLS is not spoken here. Use a unix socket whose directory is private.
+//   - a Server speaks TLS where it was given a certificate, and then with nobody
+//     who doesn't, unless told otherwise. A Client doesn't: it is for unix sockets
+//     whose directory is private.
 package nbd

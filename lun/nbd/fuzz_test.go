@@ -3,7 +3,9 @@ package nbd
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -50,8 +52,13 @@ func FuzzServer(f *testing.F) {
 		request{cmd: cmdRead, length: 4096}, request{cmd: cmdWrite, length: 512, flags: cmdFlagFUA},
 		request{cmd: cmdBlockStatus, length: 65536}, request{cmd: cmdWriteZeroes, length: 8192},
 		request{cmd: cmdTrim, off: 512, length: 512}, request{cmd: cmdFlush}, request{cmd: cmdDisc})...))
+	f.Add(append(hello()[:4], append(optionBytes(optStartTLS), hello()[4:]...)...))
+	f.Add(append(hello(), ask(request{cmd: cmdCache, length: 65536}, request{cmd: cmdRead, flags: cmdFlagDF, length: 512})...))
+	secure := &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return nil, errors.New("there is none")
+	}}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		s, err := NewServer(ServerOptions{HandshakeTimeout: time.Minute}, Export{Device: strict{t, newMemory(64 << 10)}})
+		s, err := NewServer(ServerOptions{HandshakeTimeout: time.Minute, TLS: secure, TLSOptional: true}, Export{Device: strict{t, newMemory(64 << 10)}})
 		if err != nil {
 			t.Fatal(err)
 		}

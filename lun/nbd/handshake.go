@@ -1,7 +1,9 @@
 package nbd
 
 import (
+	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,7 +13,8 @@ import (
 // negotiation" and "Fixed newstyle negotiation".
 type handshake struct {
 	s          *Server
-	conn       net.Conn
+	conn       net.Conn // TLS once that was agreed
+	secure     bool     // it is
 	noZeroes   bool
 	structured bool
 	allocation string // export for which base:allocation was set …
@@ -43,9 +46,20 @@ func (h *handshake) run() (*Export, error) {
 		if err != nil {
 			return nil, err
 		}
+		if h.s.o.TLS != nil && !h.s.o.TLSOptional && !h.secure && opt != optStartTLS && opt != optAbort {
+			if opt == optExportName { // to which there is no other no
+				return nil, errors.New("NBD handshake: client chose an export without TLS, which is required")
+			}
+			if err := h.reply(opt, repErrTLSReqd, []byte("this server speaks TLS only")); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		switch opt {
 		case optExportName:
 			return h.exportName(string(data))
+		case optStartTLS:
+			err = h.startTLS(data)
 		case optGo, optInfo:
 			e, err := h.info(opt, data)
 			if err != nil || e != nil && opt == optGo {
@@ -74,6 +88,30 @@ func (h *handshake) run() (*Export, error) {
 		}
 	}
 	return nil, fmt.Errorf("NBD handshake: client sent %d options and chose no export", maxOptions)
+}
+
+// startTLS answers NBD_OPT_STARTTLS. What was agreed before is forgotten: anybody
+// on the way may have said it. Nothing is read ahead, so that what came in the
+// same packet is the TLS handshake's, and fails it.
+func (h *handshake) startTLS(data []byte) error {
+	switch {
+	case len(data) != 0:
+		return h.reply(optStartTLS, repErrInvalid, []byte("no data allowed here"))
+	case h.secure:
+		return h.reply(optStartTLS, repErrInvalid, []byte("this is TLS already"))
+	case h.s.o.TLS == nil:
+		return h.reply(optStartTLS, repErrPolicy, []byte("this server has no certificate"))
+	}
+	if err := h.reply(optStartTLS, repAck, nil); err != nil {
+		return err
+	}
+	conn := tls.Server(h.conn, h.s.o.TLS)
+	if err := conn.Handshake(); err != nil { // within the connection's deadline
+		return fmt.Errorf("NBD handshake: TLS: %w", err)
+	}
+	h.conn, h.secure = conn, true
+	h.structured, h.hasAlloc = false, false
+	return nil
 }
 
 func (h *handshake) readOption() (optionType, []byte, error) {
@@ -117,7 +155,7 @@ func (h *handshake) exportName(name string) (*Export, error) {
 	}
 	b := make([]byte, 10, 134)
 	binary.BigEndian.PutUint64(b[0:], uint64(e.Device.Size()))
-	binary.BigEndian.PutUint16(b[8:], e.flags())
+	binary.BigEndian.PutUint16(b[8:], e.flags(h.structured))
 	if !h.noZeroes {
 		b = b[:134]
 	}
@@ -147,7 +185,7 @@ func (h *handshake) info(opt optionType, data []byte) (*Export, error) {
 	b := make([]byte, 12)
 	binary.BigEndian.PutUint16(b[0:], infoExport)
 	binary.BigEndian.PutUint64(b[2:], uint64(e.Device.Size()))
-	binary.BigEndian.PutUint16(b[10:], e.flags())
+	binary.BigEndian.PutUint16(b[10:], e.flags(h.structured))
 	if err := h.reply(opt, repInfo, b); err != nil {
 		return nil, err
 	}

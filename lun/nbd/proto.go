@@ -122,6 +122,7 @@ const (
 	flagWriteZeroes  = 1 << 6
 	flagDF           = 1 << 7
 	flagCanMultiConn = 1 << 8
+	flagCache        = 1 << 10
 )
 
 // command is a request in transmission.
@@ -133,13 +134,14 @@ const (
 	cmdDisc        command = 2
 	cmdFlush       command = 3
 	cmdTrim        command = 4
+	cmdCache       command = 5
 	cmdWriteZeroes command = 6
 	cmdBlockStatus command = 7
 )
 
 var commandNames = map[command]string{
 	cmdRead: "read", cmdWrite: "write", cmdDisc: "disconnect", cmdFlush: "flush",
-	cmdTrim: "trim", cmdWriteZeroes: "write zeroes", cmdBlockStatus: "block status",
+	cmdTrim: "trim", cmdCache: "cache", cmdWriteZeroes: "write zeroes", cmdBlockStatus: "block status",
 }
 
 func (c command) String() string {

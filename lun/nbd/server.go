@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +33,13 @@ type ServerOptions struct {
 	// Connections is how many clients may be connected at once; more are hung
 	// up on. Default 64.
 	Connections int
+	// TLS is offered to clients (NBD_OPT_STARTTLS); nil: there is none. It has a
+	// certificate, and in ClientAuth and ClientCAs says who may come.
+	TLS *tls.Config
+	// TLSOptional serves clients that don't ask for TLS as well; without it they
+	// are told to, and learn nothing about the exports (the specification's
+	// SELECTIVETLS and FORCEDTLS).
+	TLSOptional bool
 	// Log gets one line for each connection that ends by an error. Default:
 	// none.
 	Log *slog.Logger
@@ -131,9 +139,12 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) error {
 	e, err := h.run()
 	if err == nil && e != nil {
 		if err = conn.SetDeadline(time.Time{}); err == nil {
-			t := &transmission{s: s, conn: conn, e: e, structured: h.structured, allocation: h.hasAlloc}
+			t := &transmission{s: s, conn: h.conn, e: e, structured: h.structured, allocation: h.hasAlloc}
 			err = t.run(ctx)
 		}
+	}
+	if h.conn != conn && err == nil {
+		h.conn.Close() // says goodbye, as TLS has it
 	}
 	if ctx.Err() != nil || errors.Is(err, io.EOF) {
 		return nil
@@ -144,8 +155,11 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) error {
 // flags are the transmission flags of an export. Several connections are
 // always safe: nothing is cached per connection, and a device's Sync covers
 // every acknowledged write, whichever connection it came by.
-func (e *Export) flags() uint16 {
-	f := uint16(flagHasFlags | flagFlush | flagFUA | flagCanMultiConn)
+func (e *Export) flags(structured bool) uint16 {
+	f := uint16(flagHasFlags | flagFlush | flagFUA | flagCanMultiConn | flagCache)
+	if structured {
+		f |= flagDF // no read is ever answered in pieces
+	}
 	if e.ReadOnly {
 		return f | flagReadOnly
 	}

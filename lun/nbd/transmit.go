@@ -12,8 +12,9 @@ import (
 	"github.com/cleave-san/cleave/lun"
 )
 
-// maxInFlight is how many payload bytes one connection may hold in memory.
-const maxInFlight = 4 * MaxPayload
+// maxInFlight is how many payload bytes one connection may hold in memory: the
+// longest request, or many of the usual length.
+const maxInFlight = MaxPayload
 
 // transmission is the server's side of one connection after negotiation.
 // One goroutine reads requests; each is carried out by a goroutine of its own,
@@ -111,11 +112,13 @@ func (t *transmission) handle(ctx context.Context, r request, data []byte) error
 		}
 	case cmdWriteZeroes:
 		err = zero(ctx, dev, off, n, r.flags&cmdFlagNoHole != 0)
+	case cmdCache:
+		err = t.prefetch(ctx, off, n)
 	case cmdBlockStatus:
 		return t.blockStatus(r)
 	case cmdDisc: // has ended the connection before it gets here
 	}
-	if err == nil && r.flags&cmdFlagFUA != 0 && r.cmd != cmdFlush {
+	if err == nil && r.flags&cmdFlagFUA != 0 && (r.cmd == cmdWrite || r.cmd == cmdTrim || r.cmd == cmdWriteZeroes) {
 		err = dev.Sync()
 	}
 	if err != nil {
@@ -131,7 +134,7 @@ func (t *transmission) check(r request) Errno {
 	switch r.cmd {
 	case cmdRead:
 		allowed |= cmdFlagDF
-	case cmdWrite, cmdTrim:
+	case cmdWrite, cmdTrim, cmdCache:
 	case cmdWriteZeroes:
 		allowed |= cmdFlagNoHole
 	case cmdBlockStatus:
@@ -190,6 +193,29 @@ func writeZeroes(ctx context.Context, dev io.WriterAt, off, n int64) error {
 		}
 		k := min(n, int64(len(buf)))
 		if _, err := dev.WriteAt(buf[:k], off); err != nil {
+			return err
+		}
+		off, n = off+k, n-k
+	}
+	return nil
+}
+
+// Limits of one NBD_CMD_CACHE, in bytes: it is a hint.
+const (
+	prefetchMax   = 64 << 20
+	prefetchChunk = 256 << 10
+)
+
+// prefetch reads ahead of a client, into what caches the device has.
+func (t *transmission) prefetch(ctx context.Context, off, n int64) error {
+	buf := t.s.buffers.get(prefetchChunk)
+	defer t.s.buffers.put(buf)
+	for n = min(n, prefetchMax); n > 0; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		k := min(n, int64(len(buf)))
+		if _, err := t.e.Device.ReadAt(buf[:k], off); err != nil {
 			return err
 		}
 		off, n = off+k, n-k
