@@ -97,40 +97,8 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 			disks[pv] = m
 		}
 	}
-	edits := make(map[*lvm2.Group]*lvm2.Edit)
-	for _, p := range picks {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		r, err := redirect(disks, p)
-		if err != nil {
-			return nil, err
-		}
-		v.Volumes = append(v.Volumes, r)
-		if edits[p.group] == nil {
-			edits[p.group] = p.group.Edit()
-		}
-		if err := edits[p.group].Revert(p.snap); err != nil {
-			return nil, err
-		}
-	}
-	if o.NewIdentity != "" {
-		if err := v.renew(c, seed(o.NewIdentity), edits); err != nil {
-			return nil, fmt.Errorf("new identity: %w", err)
-		}
-	}
-	for _, g := range c.Groups {
-		e := edits[g]
-		if e == nil {
-			continue
-		}
-		changes, err := g.Commit(e.Text("cleave: volumes put back to their snapshots"))
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range changes[0].Patches() {
-			disks[p.PV].patch(p.Off, p.Data)
-		}
+	if err := v.recover(ctx, c, picks, disks, o.NewIdentity); err != nil {
+		return nil, err
 	}
 	if len(o.Files) > 0 && len(o.Files) != len(v.bases) {
 		return nil, fmt.Errorf("%d files for the overlays of %d devices", len(o.Files), len(v.bases))
@@ -151,6 +119,43 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 		v.Devices = append(v.Devices, layer)
 	}
 	return v, nil
+}
+
+// recover has the bases show what was chosen: by redirections, and by patches of
+// the metadata.
+func (v *View) recover(ctx context.Context, c *open.Contents, picks []chosen, disks map[*lvm2.PV]*merged, identity string) error {
+	edits := make(map[*lvm2.Group]*lvm2.Edit)
+	for _, p := range picks {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r, err := redirect(disks, p)
+		if err != nil {
+			return err
+		}
+		v.Volumes = append(v.Volumes, r)
+		if edits[p.group] == nil {
+			edits[p.group] = p.group.Edit()
+		}
+		if err := edits[p.group].Revert(p.snap); err != nil {
+			return err
+		}
+	}
+	if identity != "" {
+		if err := v.renew(c, seed(identity), edits); err != nil {
+			return fmt.Errorf("new identity: %w", err)
+		}
+	}
+	for g, e := range edits {
+		changes, err := g.Commit(e.Text("cleave: volumes put back to their snapshots"))
+		if err != nil {
+			return err
+		}
+		for _, p := range changes[0].Patches() {
+			disks[p.PV].patch(p.Off, p.Data)
+		}
+	}
+	return nil
 }
 
 // overlay makes the layer over device i.
