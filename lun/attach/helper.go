@@ -109,14 +109,13 @@ func Main(args []string, in io.Reader, out, errs io.Writer, open Opener) int {
 // (PR_SET_IO_FLUSHER): the kernel then takes no memory for it by way of I/O that
 // might have to go through this very process. The mark is a thread's; an exec
 // passes it on to all that there will be. It needs CAP_SYS_RESOURCE, which root
-// in a container may lack: errors.ErrUnsupported then.
+// in a container may lack: errFlusher then.
 func flush() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	set, err := unix.PrctlRetInt(unix.PR_GET_IO_FLUSHER, 0, 0, 0, 0)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("the helper can't be marked as one that I/O depends on (PR_SET_IO_FLUSHER: %w): "+
-			"when this host is short of memory, a writable device may hang: %w", err, errors.ErrUnsupported)
+		return fmt.Errorf("%w (PR_SET_IO_FLUSHER): when this host is short of memory, a writable device may hang", errFlusher)
 	}
 	if err != nil {
 		return fmt.Errorf("PR_GET_IO_FLUSHER: %w", err)
@@ -130,9 +129,11 @@ func flush() error {
 	return fmt.Errorf("starting again: %w", syscall.Exec("/proc/self/exe", os.Args, os.Environ()))
 }
 
+var errFlusher = errors.New("the process behind it can't be marked as one that I/O depends on")
+
 func help(in io.Reader, out io.Writer, log *slog.Logger, open Opener) error {
 	var warning string
-	if err := flush(); errors.Is(err, errors.ErrUnsupported) {
+	if err := flush(); errors.Is(err, errFlusher) {
 		warning = err.Error()
 	} else if err != nil {
 		return err
@@ -177,7 +178,10 @@ func help(in io.Reader, out io.Writer, log *slog.Logger, open Opener) error {
 	if b, ok := d.Device.(lun.Blocker); ok {
 		block, _ = b.Blocks()
 	}
-	r := reply{Size: d.Size(), Block: block, Warning: warning}
+	r := reply{Size: d.Size(), Block: block}
+	if s.Writable {
+		r.Warning = warning
+	}
 	if r.Size <= 0 || r.Size%int64(block) != 0 || block < 512 || block > os.Getpagesize() {
 		err := fmt.Errorf("it has %d bytes in blocks of %d: a block device has whole blocks of 512 to %d bytes, and one at least", r.Size, block, os.Getpagesize())
 		return errors.Join(answer(reply{Error: tell(err)}), err)
@@ -265,7 +269,7 @@ func startWatch(connection uint32) error {
 	}
 	defer abort.Close()
 	cmd := exec.Command("/proc/self/exe", Command, watchWord, strconv.Itoa(me.PID), strconv.FormatUint(me.Start, 10))
-	cmd.ExtraFiles = []*os.File{abort}
+	cmd.Args[0], cmd.ExtraFiles = os.Args[0], []*os.File{abort}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the watcher: %w", err)

@@ -32,6 +32,7 @@ func (h *Host) launch(ctx context.Context, rec *record, s spec, files ...*os.Fil
 	}
 	defer log.Close()
 	cmd := exec.Command(h.o.Helper[0], h.o.Helper[1:]...)
+	cmd.Args[0] = os.Args[0]
 	cmd.Stderr, cmd.ExtraFiles, cmd.Dir = log, files, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	in, err := cmd.StdinPipe()

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
+	"github.com/cleave-san/cleave/lun/attach"
 	"github.com/cleave-san/cleave/lun/recovery/worker"
 	"github.com/cleave-san/cleave/orchestrator/writer/guard"
 	"github.com/cleave-san/cleave/plugin/api"
@@ -34,6 +35,7 @@ func Parts(release string, getenv func(string) string) cli.Parts {
 		RecoverInPlace: recoverInPlace,
 		CopyDisk:       copyDisk,
 		ServeLUNs:      serveLUNs,
+		Attach:         attacher{},
 	}
 	p.ControlSocket, p.ArraySocket = Sockets(getenv)
 	return p
@@ -50,6 +52,8 @@ func Hidden(args []string, in io.Reader, out, errs io.Writer) (code int, hidden 
 		return worker.Main(args[1:], in, out, errs), true
 	case guard.Command:
 		return guard.Main(args[1:], in, out), true
+	case attach.Command:
+		return attach.Main(args[1:], in, out, errs, openAttached), true
 	}
 	return 0, false
 }

@@ -25,8 +25,9 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check that everything is reachable, permitted and synchronised",
 		Long: `Check that both planes answer, that hosts and guests do, that every VM can be
-backed up, that mirrors are in sync and pools have room, and that this host's kernel
-confines the processes that open guests' disks. Nothing is changed.
+backed up, that mirrors are in sync and pools have room, that this host's kernel
+confines the processes that open guests' disks, and that its udev leaves attached
+devices alone. Nothing is changed.
 
 A warning leaves the exit status 0; a failure sets it by its kind.`,
 		Example: `  cleave doctor
@@ -52,6 +53,9 @@ A warning leaves the exit status 0; a failure sets it by its kind.`,
 			}
 			if a.parts.Confinement != nil {
 				a.examineConfinement(c.Context(), add, warn)
+			}
+			if a.parts.Attach != nil {
+				a.examineAttach(add, warn)
 			}
 			if err := a.print(findings(found)); err != nil {
 				return err
@@ -142,6 +146,30 @@ func (a *app) examineConfinement(ctx context.Context, add func(string, string, e
 		warn(check, "confined by "+c.Means+": "+strings.Join(c.Missing, "; "), "boot a kernel with both seccomp and Landlock (lsm=landlock,…)")
 	default:
 		add(check, "confined by "+c.Means, nil)
+	}
+}
+
+// examineAttach looks at what keeps this host off attached devices, and for
+// devices that work no longer.
+func (a *app) examineAttach(add func(string, string, error) bool, warn func(string, string, string)) {
+	const check = "udev rules"
+	path, err := a.parts.Attach.CheckRules()
+	switch {
+	case err != nil:
+		warn(check, err.Error(), "`cleave lun udev-rules >/etc/udev/rules.d/59-cleave-attach.rules && udevadm control --reload`")
+	case path == "":
+		add(check, "no udev runs here", nil)
+	default:
+		add(check, path, nil)
+	}
+	all, err := a.parts.Attach.List()
+	if err != nil {
+		warn("attachments", err.Error(), "run it as root")
+	}
+	for _, at := range all {
+		if at.State == "dead" || at.State == "incomplete" || at.State == "gone" {
+			warn("attachment "+at.ID, fmt.Sprintf("%s of %s is %s", at.Device, at.Source, at.State), "`cleave lun detach "+at.ID+"`")
+		}
 	}
 }
 

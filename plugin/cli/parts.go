@@ -52,11 +52,26 @@ type Parts struct {
 	// ready once initiators can log in. When it returns nobody is served any
 	// more, and what was made for it is gone.
 	ServeLUNs func(ctx context.Context, o LUNOptions, ready func([]ServedLUN) error, log *slog.Logger) error
+	// Attach makes block devices of this host.
+	Attach Attach
 	// ControlSocket and ArraySocket are where the planes listen if nobody says
 	// otherwise.
 	ControlSocket, ArraySocket string
 	// Extra commands, made elsewhere.
 	Extra []func(Streams) *cobra.Command
+}
+
+// Attach makes sources block devices of this host, and takes them away.
+type Attach interface {
+	Attach(ctx context.Context, o AttachOptions) (Attachment, error)
+	// Detach takes one away, by its device, its source or its ID. That it is not
+	// there is success.
+	Detach(ctx context.Context, what string) error
+	List() ([]Attachment, error)
+	// Rules are udev's for such devices, and CheckRules says where they are
+	// installed ("": no udev runs here).
+	Rules() []byte
+	CheckRules() (path string, err error)
 }
 
 // Control is a control plane at the other end of a socket.
