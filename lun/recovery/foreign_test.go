@@ -157,10 +157,16 @@ func materialise(t *testing.T, d lun.Device) string {
 // loop attaches a file from byte off on, read-only.
 func loop(t *testing.T, losetup, path string, off int64) string {
 	t.Helper()
+	return attach(t, losetup, "--read-only", "--offset", strconv.FormatInt(off, 10), path)
+}
+
+// attach attaches a file as losetup's arguments say, which it ends.
+func attach(t *testing.T, losetup string, args ...string) string {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to attach loop devices for LVM's tools")
 	}
-	out, err := exec.Command(losetup, "--find", "--show", "--read-only", "--offset", strconv.FormatInt(off, 10), path).CombinedOutput()
+	out, err := exec.Command(losetup, append([]string{"--find", "--show"}, args...)...).CombinedOutput()
 	if err != nil {
 		t.Skipf("needs loop devices for LVM's tools: %v: %s", err, out)
 	}

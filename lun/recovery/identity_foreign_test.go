@@ -7,6 +7,9 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/store/lvm2"
 )
 
 // TestHostLVMSeesTheOriginalAndTheCopy gives both to LVM's own tools at once:
@@ -98,4 +101,66 @@ func TestFileSystemsOfTheCopyAreClean(t *testing.T) {
 		}
 		run(t, e2fsck, "-fn", materialise(t, d))
 	}
+}
+
+// TestNewIdentityIsThatOfVgimportclone lets LVM's own tool give the recovered
+// disks another identity: it changes in labels and metadata what we change, and
+// nothing else.
+func TestNewIdentityIsThatOfVgimportclone(t *testing.T) {
+	vgimportclone, losetup := tool(t, "vgimportclone", "lvm2"), tool(t, "losetup", "mount")
+	for _, tc := range renewing {
+		if pvStart[tc.images[0]] > 0 {
+			continue // its PV is a partition, for which there is no node
+		}
+		t.Run(tc.images[0], func(t *testing.T) {
+			c := probe(t, images(t, tc.images...)...)
+			ours := shown(t, renewedView(t, c, "one", tc.choose...).Clean).Groups[0]
+			var files, loops []string
+			for _, d := range openView(t, c, tc.choose...).Clean {
+				files = append(files, materialise(t, d))
+				loops = append(loops, attach(t, losetup, files[len(files)-1]))
+			}
+			quiet(t, vgimportclone, append([]string{"--config", lvmConfig(loops), "-n", "imported"}, loops...)...)
+			var made []open.Source
+			for _, f := range files {
+				made = append(made, source(t, f))
+			}
+			theirs := probe(t, made...).Groups[0]
+			if theirs.Name != "imported" || theirs.UUID == c.Groups[0].UUID || theirs.PVs[0].UUID == c.Groups[0].PVs[0].UUID {
+				t.Fatalf("vgimportclone made %s of it", theirs.Name)
+			}
+			if got, want := unnamed(t, ours), unnamed(t, theirs); got != want {
+				t.Errorf("our text is\n%s\nvgimportclone's is\n%s", got, want)
+			}
+			for i, pv := range ours.PVs {
+				a, b := pv.PV, theirs.PVs[i].PV
+				if a.Off != b.Off || a.DevSize != b.DevSize || a.InUse != b.InUse || len(a.MDAs) != len(b.MDAs) {
+					t.Errorf("our PV is %+v, vgimportclone's %+v", a, b)
+				}
+			}
+		})
+	}
+}
+
+// unnamed is a group's metadata without what is of its identity and of who wrote
+// it when.
+func unnamed(t *testing.T, g *lvm2.Group) string {
+	t.Helper()
+	s, err := lvm2.ParseText(g.PVs[0].PV.MDAs[0].Text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{g.Name + " {", "VG {", g.UUID, "VG"}
+	for _, pv := range g.PVs {
+		names = append(names, pv.UUID, pv.Name)
+	}
+	var out strings.Builder
+	for line := range strings.Lines(strings.NewReplacer(names...).Replace(string(s.Text()))) {
+		switch key, _, _ := strings.Cut(line, " = "); key {
+		case "seqno", "device", "description", "creation_host", "creation_time":
+		default:
+			out.WriteString(line)
+		}
+	}
+	return out.String()
 }
