@@ -53,8 +53,8 @@ func (a *Array) checkCreate(o *CreateVolume) error {
 	if err := checkSize(o.Size); err != nil {
 		return fmt.Errorf("volume %q: %w", o.Name, err)
 	}
-	if len(o.Pools) == 0 || len(o.Pools) > 8 {
-		return driver.Errorf(driver.InvalidRequest, "volume %q: want 1 to 8 pools, one for each mirror", o.Name)
+	if len(o.Pools) == 0 || len(o.Pools) > maxMirrors {
+		return driver.Errorf(driver.InvalidRequest, "volume %q: want 1 to %d pools, one for each mirror", o.Name, maxMirrors)
 	}
 	for _, p := range o.Pools {
 		if err := a.checkPool(p); err != nil {

@@ -9,7 +9,12 @@ import (
 	"github.com/cleave-san/cleave/lun"
 )
 
+// maxMirrors is how many mirrors a volume may be to have, those split off included.
+const maxMirrors = 8
+
 // AddMirror gives a volume one more mirror, in the pool, and begins to fill it.
+// It is refused with kind InvalidRequest where the volume is to have eight
+// already: those count that are split off, or gone and not replaced yet.
 func (a *Array) AddMirror(ctx context.Context, ref driver.VolumeID, pool string) (MirrorInfo, error) {
 	v, err := a.find(ref)
 	if err == nil {
@@ -63,8 +68,8 @@ func (v *volume) addMirror(pool string, want bool) (id lun.Identity, err error) 
 	m.All = true
 	files := m.files()
 	if err := a.store.update(func(c *catalog) error {
-		if r := c.volume(v.id); want && len(r.Want) >= 8 {
-			return driver.Errorf(driver.InvalidRequest, "%s has 8 mirrors already", v.label)
+		if r := c.volume(v.id); want && len(r.Want) >= maxMirrors {
+			return driver.Errorf(driver.InvalidRequest, "%s is to have %d mirrors already, those that are split off among them: remove one first", v.label, maxMirrors)
 		}
 		c.Trash = append(c.Trash, files...)
 		return nil

@@ -48,6 +48,7 @@ type pcDevice struct {
 	// never changed.
 	floor []uint32
 	other *pcContent // what it may hold as well, while a swap is under way
+	want  []string   // pools of the mirrors that a volume is to have
 	// Lifecycle: it has to be there once it is there and until it is going, and
 	// must not before begun and after gone.
 	begun, there, going, gone bool

@@ -328,6 +328,7 @@ func (t *pcTrace) breakOff() error {
 	}
 	d := &pcDevice{id: k.id, name: fmt.Sprintf("v%d", len(t.m.vols)), begun: true}
 	d.become(t.now(&k.pcDevice, len(k.hist)))
+	d.want = []string{t.record(k).Mirror.Pool}
 	t.m.set(func() {
 		t.m.vols = append(t.m.vols, d)
 		t.m.swap = &pcSwap{gone: &k.pcDevice, come: d}

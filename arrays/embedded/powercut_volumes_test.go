@@ -14,6 +14,9 @@ import (
 
 func (t *pcTrace) mirrors(d *pcDevice) ([]MirrorInfo, error) {
 	info, err := t.a.VolumeInfo(driver.VolumeID(d.name))
+	if err == nil && info.Wanted != len(d.want) {
+		err = fmt.Errorf("%s is to have %d mirrors, and should be to have those of %q", d.name, info.Wanted, d.want)
+	}
 	return info.Replicas, err
 }
 
@@ -25,12 +28,33 @@ func (t *pcTrace) addMirror() error {
 	if err != nil || len(ms) >= 3 {
 		return err
 	}
+	pool := pcPools[t.rng.IntN(3)]
 	return t.underLoad(func() error {
-		return t.filling(d, func() error {
-			_, err := t.a.AddMirror(t.ctx, driver.VolumeID(d.name), pcPools[t.rng.IntN(3)])
-			return err
-		})
+		return t.filling(d, func() error { return t.addMirrorIn(d, pool) })
 	})
+}
+
+// addMirrorIn is refused if the volume is to have as many as it may.
+func (t *pcTrace) addMirrorIn(d *pcDevice, pool string) error {
+	_, err := t.a.AddMirror(t.ctx, driver.VolumeID(d.name), pool)
+	switch full := len(d.want) >= maxMirrors; {
+	case full && err == nil:
+		return fmt.Errorf("%s got a mirror besides %q", d.name, d.want)
+	case full && kindOf(err) == driver.InvalidRequest:
+		return nil
+	case err == nil:
+		d.want = append(d.want, pool)
+	}
+	return err
+}
+
+// removeMirrorOf has the volume no more be to have one in that pool.
+func (t *pcTrace) removeMirrorOf(d *pcDevice, m *MirrorInfo) error {
+	err := t.a.RemoveMirror(t.ctx, driver.VolumeID(d.name), m.ID)
+	if i := slices.Index(d.want, m.Pool); err == nil && i >= 0 {
+		d.want = slices.Delete(d.want, i, i+1)
+	}
+	return err
 }
 
 func (t *pcTrace) removeMirror() error {
@@ -43,7 +67,7 @@ func (t *pcTrace) removeMirror() error {
 	if m.State == driver.Synchronized && t.devs[d].v.mirrorsInSync() < 3 {
 		return nil
 	}
-	return t.underLoad(func() error { return t.a.RemoveMirror(t.ctx, driver.VolumeID(d.name), m.ID) })
+	return t.underLoad(func() error { return t.removeMirrorOf(d, &m) })
 }
 
 // filling performs fn, which has a mirror filled, at times until that is done and
@@ -98,11 +122,10 @@ func (t *pcTrace) loseMirror() error {
 	case 0:
 		return nil
 	case 1:
-		if err := t.a.RemoveMirror(t.ctx, driver.VolumeID(d.name), m.ID); err != nil {
+		if err := t.removeMirrorOf(d, &m); err != nil {
 			return err
 		}
-		_, err = t.a.AddMirror(t.ctx, driver.VolumeID(d.name), m.Pool)
-		return err
+		return t.addMirrorIn(d, m.Pool)
 	}
 	return t.repairVolume(d)
 }
@@ -197,7 +220,8 @@ func (t *pcTrace) create() error {
 		return nil
 	}
 	d := t.m.newDevice(fmt.Sprintf("v%d", len(t.m.vols)), pcSectors)
-	o := CreateVolume{Name: d.name, Size: pcSectors * sector, Pools: pcPools[:2+t.rng.IntN(2)]}
+	d.want = slices.Clone(pcPools[:2+t.rng.IntN(2)])
+	o := CreateVolume{Name: d.name, Size: pcSectors * sector, Pools: d.want}
 	if t.rng.IntN(4) == 0 {
 		o.Snapshots = ByReflink
 	}
