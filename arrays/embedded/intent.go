@@ -393,6 +393,9 @@ func (l *intentLog) nextAdopted(i int64) int64 {
 	return l.adopted.next(i)
 }
 
+// leftAdopted is how many regions adopt took over and recovered has not let go.
+func (l *intentLog) leftAdopted() int64 { return l.adopted.count() }
+
 // recovered lets go of a region that adopt took over. Its mark is cleared as
 // that of one that was written to just now: what was copied in it is not stable
 // for a clean that began before.

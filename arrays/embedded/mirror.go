@@ -116,7 +116,9 @@ func (v *volume) addMirror(pool string, want bool) (id lun.Identity, err error) 
 }
 
 // RemoveMirror takes a mirror away from a volume for good and removes its file.
-// The last one in sync stays. Removing what is not there is success.
+// The last one in sync stays; so does, with kind NotSynchronized, the one that
+// the others are still being made equal to after a crash: what was read since
+// may be on no other. Removing what is not there is success.
 func (a *Array) RemoveMirror(ctx context.Context, ref driver.VolumeID, mirror lun.Identity) error {
 	v, err := a.find(ref)
 	if err == nil {
@@ -140,11 +142,12 @@ func (v *volume) removeMirror(mirror lun.Identity) error {
 	}
 	v.state.Lock()
 	var files []fileRef
-	if slices.ContainsFunc(v.cur.insync, func(p *plex) bool { return p.id == mirror }) && len(v.cur.insync) == 1 {
+	err := v.spare(mirror)
+	if err != nil {
 		v.state.Unlock()
-		return driver.Errorf(driver.InvalidRequest, "mirror %s is the last of %s in sync", mirror, v.label)
+		return err
 	}
-	err := v.a.change(func(c *catalog) error {
+	err = v.a.change(func(c *catalog) error {
 		r := c.volume(v.id)
 		m := r.mirror(mirror)
 		if m == nil {
@@ -181,5 +184,18 @@ func (v *volume) removeMirror(mirror lun.Identity) error {
 	v.a.scrap(v.a.mapPath(todoName(mirror)))
 	v.a.discard(files)
 	v.notify()
+	return nil
+}
+
+// spare refuses to do without a mirror that holds what no other may. v.state is
+// held.
+func (v *volume) spare(mirror lun.Identity) error {
+	e := v.cur
+	switch i := slices.IndexFunc(e.insync, func(p *plex) bool { return p.id == mirror }); {
+	case i >= 0 && len(e.insync) == 1:
+		return driver.Errorf(driver.InvalidRequest, "mirror %s is the last of %s in sync", mirror, v.label)
+	case i == 0 && e.fixed:
+		return driver.Errorf(driver.NotSynchronized, "mirror %s is the one to which the others of %s are still being made equal after a crash", mirror, v.label)
+	}
 	return nil
 }

@@ -280,6 +280,7 @@ func (v *volume) equalisePass(copied *atomic.Int64) error {
 	chunk := min(copyChunk, log.unit)
 	src, have := make([]byte, chunk), make([]byte, chunk)
 	for i := v.log.nextAdopted(0); i >= 0; i = v.log.nextAdopted(i + 1) {
+		v.recovering.Store(v.log.leftAdopted() * log.unit) // not 0 before reads go to all mirrors again
 		for off, end := i*log.unit, min((i+1)*log.unit, v.size.Load()); off < end && v.mirrorsInSync() > 1; off += chunk {
 			n := min(chunk, end-off)
 			if err := v.a.copies.wait(v.a.bg, n); err != nil {
@@ -289,7 +290,6 @@ func (v *volume) equalisePass(copied *atomic.Int64) error {
 				return err
 			}
 		}
-		v.recovering.Add(-log.unit)
 		v.log.recovered(i)
 	}
 	return nil

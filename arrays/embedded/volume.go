@@ -32,7 +32,7 @@ type volume struct {
 	// held for a moment or not at all.
 	armedBy atomic.Pointer[driver.Tag]
 
-	recovering atomic.Int64 // bytes still to be compared after a crash
+	recovering atomic.Int64 // bytes still to be compared after a crash; above 0 while reads are fixed to one mirror
 
 	mu      sync.Mutex
 	epochs  map[uint64]*mapFile       // changed under admin as well
