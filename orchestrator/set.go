@@ -24,9 +24,12 @@ const (
 	StateReleased  State = "released"
 	StateReverting State = "reverting" // its volumes are being put back to it
 	StateBreaking  State = "breaking"  // its splits are being made volumes
-	StateRetrying  State = "retrying"  // a VM changed its state: undone, to be tried again
-	StateAborting  State = "aborting"  // being undone
-	StateAborted   State = "aborted"
+	// StateRecovering: what guests snapshot is being put back in the splits
+	// themselves; Split.Recovery says how far.
+	StateRecovering State = "recovering"
+	StateRetrying   State = "retrying" // a VM changed its state: undone, to be tried again
+	StateAborting   State = "aborting" // being undone
+	StateAborted    State = "aborted"
 )
 
 // Code classifies why a set was aborted.
@@ -95,7 +98,9 @@ type Set struct {
 	LUNs    []LUN      `json:"luns,omitempty"`
 	Steps   []Step     `json:"steps,omitempty"` // the timeline
 	Expires time.Time  `json:"expires,omitzero"`
-	TraceID string     `json:"traceId,omitempty"`
+	// InPlace is what Recover was last asked for, nil if it never was.
+	InPlace *RecoverRequest `json:"inPlace,omitempty"`
+	TraceID string          `json:"traceId,omitempty"`
 }
 
 // VMResult is what became of one VM.
@@ -134,6 +139,10 @@ type VolumeResult struct {
 	Found    bool      `json:"found"` // found by its UUID in the split, and valid
 	Reached  Level     `json:"reached"`
 	Why      string    `json:"why,omitempty"`
+	// Mode is how it was put back in place: "overwrite" or "delete" (its dirty
+	// thin device); Discarded are other snapshots of it that went with that.
+	Mode      string   `json:"mode,omitempty"`
+	Discarded []string `json:"discarded,omitempty"`
 }
 
 // WriterResult is an application writer's part.
@@ -165,8 +174,11 @@ type Split struct {
 	Group    string        `json:"group,omitempty"`
 	At       time.Time     `json:"at"`
 	Held     time.Duration `json:"held,omitempty"`
-	Reached  Level         `json:"reached"`            // only as good as its worst disk
-	Recovery string        `json:"recovery,omitempty"` // "view", "" (none needed or none made)
+	Reached  Level         `json:"reached"` // only as good as its worst disk
+	Recovery Recovery      `json:"recovery,omitempty"`
+	// Rewritten is where a recovery in place has changed the split, or may have
+	// once it has begun: in order, apart, and few, so that it may cover more.
+	Rewritten []Region `json:"rewritten,omitempty"`
 	// SafePoint is the snapshot that keeps what Volume held before it was put
 	// back to this split; the set does not hold it. Became is the volume that
 	// the split was made. Both "" otherwise.
@@ -174,11 +186,21 @@ type Split struct {
 	Became    string `json:"became,omitempty"`
 }
 
+// Recovery is how the clean content of a split is to be had.
+type Recovery string
+
+const (
+	NotRecovered      Recovery = ""           // none needed, or none made
+	RecoveredAsView   Recovery = "view"       // as a view; the split is as it came off
+	RecoveringInPlace Recovery = "recovering" // the split itself is being written; not at its end
+	RecoveredInPlace  Recovery = "in-place"   // the split itself is clean
+)
+
 // LUN is how a backup host reaches a copy.
 type LUN struct {
 	Name     string   `json:"name"`
 	Split    string   `json:"split"`
-	Clean    bool     `json:"clean"` // the recovered view; false: the dirty split itself
+	Clean    bool     `json:"clean"` // the recovered view, or the split recovered in place; false: the dirty split itself
 	Portals  []string `json:"portals"`
 	IQN      string   `json:"iqn"`
 	LUN      uint64   `json:"lun"`
@@ -198,8 +220,15 @@ type ExposeRequest struct {
 	Dirty      bool     `json:"dirty,omitempty"` // the dirty splits too; these stay read-only
 }
 
-// Diff is where the disks of a set may differ from another set's, or from what
-// their volumes hold now.
+// RecoverRequest says how a set's splits are to be recovered in place.
+type RecoverRequest struct {
+	// DiscardOthers agrees that other snapshots of the recovered volumes, whose
+	// content depends on what is overwritten, are removed.
+	DiscardOthers bool `json:"discardOthers,omitempty"`
+}
+
+// Diff is where the disks of a set, as it presents them (clean where they were
+// recovered), may differ from another set's, or from what their volumes hold now.
 type Diff struct {
 	Version int        `json:"version"` // of this document: 1
 	From    SetID      `json:"from"`
@@ -282,11 +311,23 @@ type Service interface {
 	// for good, in the same way: LUNs and views end, and a set that is breaking
 	// after an error goes on when asked again.
 	Break(ctx context.Context, id SetID) (Set, error)
+	// Recover puts what the guests snapshot back in the splits of a ready set
+	// themselves, which are clean and Skewed then: LUNs of them can be written to,
+	// and Revert and Break mean the clean content. It is refused with ErrBusy while
+	// a LUN of the set is exposed, and with ErrUsage where an array can't have its
+	// splits written to, no guest has made a snapshot, or other snapshots would go
+	// without consent; the set is ready then, as it was. The view of a VM ends
+	// before its splits are written. It returns when the set is ready again. After
+	// an error with the set recovering, Split.Recovery says which splits are
+	// clean, not begun, or in between: Recover asked again goes on, as the control
+	// plane's next start does; Release leaves it at that.
+	Recover(ctx context.Context, id SetID, r RecoverRequest) (Set, error)
 	// Diff tells which regions may differ between a ready set and what its
 	// volumes hold now, or between the set from, if it is not "", and this one:
-	// both have to be ready, and over the same volumes. It is about the splits as
-	// the arrays hold them: where a clean LUN differs from its split, because it
-	// was recovered or written to, is not in it.
+	// both have to be ready, and over the same volumes. It is about what the sets
+	// present: what recovery rewrote, as a view or in place, and what initiators
+	// wrote to the clean LUNs, is in it. A copy of the older set's clean LUNs
+	// becomes one of the newer set's by these regions alone.
 	Diff(ctx context.Context, id, from SetID) (Diff, error)
 }
 

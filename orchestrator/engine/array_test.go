@@ -36,6 +36,7 @@ type fakeArray struct {
 	content map[string]string // what volumes and splits hold, by ID
 	safe    []driver.Snapshot // that reverts left
 	turning func()            // runs when a revert or break was done, before its answer
+	alone   driver.SnapshotID // what is open for writing; one at a time is enough
 }
 
 func newFakeArray(t *testing.T) *fakeArray {
@@ -155,13 +156,49 @@ func (a *fakeArray) Expose(_ context.Context, id driver.SnapshotID, o driver.Exp
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.exposed[id] = o
-	return driver.Path{Portals: []string{"127.0.0.1:3260"}, IQN: "iqn.2026-01.org.example:a", LUN: 7}, nil
+	return driver.Path{Portals: []string{"127.0.0.1:3260"}, IQN: "iqn.2026-01.org.example:a", LUN: 7, Writable: o.Writable}, nil
 }
 
 func (a *fakeArray) Unexpose(_ context.Context, id driver.SnapshotID) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.exposed, id)
+	return nil
+}
+
+// Rewrite opens a split for writing.
+func (a *fakeArray) Rewrite(_ context.Context, id driver.SnapshotID) (lun.Device, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := slices.IndexFunc(a.snaps, func(s driver.Snapshot) bool { return s.ID == id })
+	switch _, out := a.exposed[id]; {
+	case i < 0:
+		return nil, driver.Errorf(driver.NotFound, "no split %q", id)
+	case out || a.alone == id || a.snaps[i].Volume == a.inUse:
+		return nil, driver.Errorf(driver.Busy, "split %q is in use", id)
+	}
+	a.alone = id
+	return &rewritten{a: a, id: id}, nil
+}
+
+// rewritten is a split that is open for writing. What is written to it is words.
+type rewritten struct {
+	blank
+	a  *fakeArray
+	id driver.SnapshotID
+}
+
+func (d *rewritten) WriteAt(p []byte, _ int64) (int, error) {
+	d.a.mu.Lock()
+	defer d.a.mu.Unlock()
+	d.a.content[string(d.id)] = string(p)
+	return len(p), nil
+}
+
+func (d *rewritten) Close() error {
+	d.a.mu.Lock()
+	defer d.a.mu.Unlock()
+	d.a.alone = ""
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -32,12 +33,14 @@ func (e *Engine) Diff(ctx context.Context, id, from orchestrator.SetID) (orchest
 		one := orchestrator.DiskDiff{Array: s.Array, Volume: s.Volume}
 		one.VM, one.Device = diskOf(set, s)
 		first, second := s.ID, ""
+		var old *orchestrator.Split
 		if from != "" {
 			i := slices.IndexFunc(older.Splits, func(o orchestrator.Split) bool { return o.Array == s.Array && o.Volume == s.Volume })
 			if i < 0 {
 				return d, fmt.Errorf("snapshot set %s: %w: volume %s/%s is not in it, and is in %s", from, orchestrator.ErrUsage, s.Array, s.Volume, id)
 			}
-			first, second = older.Splits[i].ID, s.ID
+			old = &older.Splits[i]
+			first, second = old.ID, s.ID
 		}
 		a := e.array(s.Array)
 		if a == nil {
@@ -47,15 +50,89 @@ func (e *Engine) Diff(ctx context.Context, id, from orchestrator.SetID) (orchest
 		if err != nil {
 			return d, err
 		}
-		c = coarser(c, maxRegions/len(set.Splits), s.Size)
-		one.Granularity, one.Regions = c.Granularity, make([]orchestrator.Region, 0, len(c.Regions))
+		ends := []side{{set, s}}
+		if old != nil {
+			ends = append(ends, side{older, *old})
+		}
+		size := s.Size
+		for _, x := range ends {
+			size = max(size, x.split.Size)
+			more, err := e.rewritten(ctx, x.set, x.split)
+			if err != nil {
+				return d, err
+			}
+			c = unite(c, more, x.split.Size)
+		}
+		c = coarser(c, maxRegions/len(set.Splits), size)
+		one.Granularity, one.Regions = c.Granularity, regionsOf(c.Regions)
 		for _, x := range c.Regions {
 			one.Total += x.Len
-			one.Regions = append(one.Regions, orchestrator.Region{Offset: x.Off, Length: x.Len})
 		}
 		d.Disks = append(d.Disks, one)
 	}
 	return d, nil
+}
+
+// side is one split of a comparison.
+type side struct {
+	set   orchestrator.Set
+	split orchestrator.Split
+}
+
+// rewritten tells where what a set presents of a split differs, or may, from the
+// split as it came off.
+func (e *Engine) rewritten(ctx context.Context, set orchestrator.Set, s orchestrator.Split) ([]lun.Extent, error) {
+	out := extentsOf(s.Rewritten)
+	for _, l := range set.LUNs {
+		if !l.Clean || l.Split != s.ID || l.Socket == "" {
+			continue
+		}
+		more, err := e.cfg.Recoverer.Rewritten(ctx, l.Socket, l.Export, s.Size)
+		if err != nil {
+			return nil, fmt.Errorf("snapshot set %s: where the view %s differs from its split: %w", set.ID, l.Name, err)
+		}
+		out = append(out, more...)
+	}
+	return out, nil
+}
+
+// unite adds extents to changes, rounded to their granularity within size bytes.
+func unite(c driver.Changes, more []lun.Extent, size int64) driver.Changes {
+	all := slices.Clone(c.Regions)
+	for _, x := range more {
+		if x.Len <= 0 {
+			continue
+		}
+		from := x.Off / c.Granularity * c.Granularity
+		to := max(min((x.Off+x.Len+c.Granularity-1)/c.Granularity*c.Granularity, size), x.Off+x.Len)
+		all = append(all, lun.Extent{Off: from, Len: to - from})
+	}
+	slices.SortFunc(all, func(a, b lun.Extent) int { return cmp.Compare(a.Off, b.Off) })
+	c.Regions = nil
+	for _, x := range all {
+		if n := len(c.Regions); n > 0 && x.Off <= c.Regions[n-1].Off+c.Regions[n-1].Len {
+			c.Regions[n-1].Len = max(c.Regions[n-1].Len, x.Off+x.Len-c.Regions[n-1].Off)
+			continue
+		}
+		c.Regions = append(c.Regions, x)
+	}
+	return c
+}
+
+func regionsOf(list []lun.Extent) []orchestrator.Region {
+	out := make([]orchestrator.Region, 0, len(list))
+	for _, x := range list {
+		out = append(out, orchestrator.Region{Offset: x.Off, Length: x.Len})
+	}
+	return out
+}
+
+func extentsOf(list []orchestrator.Region) []lun.Extent {
+	out := make([]lun.Extent, 0, len(list))
+	for _, x := range list {
+		out = append(out, lun.Extent{Off: x.Offset, Len: x.Length})
+	}
+	return out
 }
 
 // ready returns a set whose splits are there.

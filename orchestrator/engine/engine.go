@@ -14,7 +14,7 @@
 //   - While a VM stands still nothing is written to the journal.
 //
 // The files follow the story: plan, guest, split, verify, recover, expose,
-// turn (revert and break), diff, undo; run.go is the loop that joins them.
+// turn (revert and break), inplace, diff, undo; run.go is the loop that joins them.
 package engine
 
 import (
@@ -67,6 +67,15 @@ type Recoverer interface {
 	// snapshots' content. Nothing is copied and the disks are not written. It
 	// outlives this process. Name is the engine's, and Stop's.
 	Start(ctx context.Context, name string, disks []lun.Device, want []InGuest) (View, error)
+	// Rewritten tells where an export of a view differs, or may, from the disk
+	// under it, of size bytes: by what was recovered, and by what was written to
+	// the view until now. In order and apart.
+	Rewritten(ctx context.Context, socket, export string, size int64) ([]lun.Extent, error)
+	// InPlace puts the volumes back to the snapshots on the disks themselves,
+	// which are writable and nobody else's. begin is called before the first
+	// write; its error ends all, and nothing was written. After an error from
+	// then on, and after a crash, InPlace may be called again and goes on.
+	InPlace(ctx context.Context, disks []lun.Device, want []InGuest, discardOthers bool, begin func(InPlacePlan) error) error
 	// Stop ends the view of that name, whatever process started it, and drops
 	// what was written to it. That there is none is success.
 	Stop(ctx context.Context, name string) error
@@ -76,6 +85,23 @@ type Recoverer interface {
 type InGuest struct {
 	Volume   string // UUID of the logical volume
 	Snapshot string // UUID of its snapshot
+}
+
+// InPlacePlan is what a recovery in place is about to do.
+type InPlacePlan struct {
+	Volumes []InPlaceVolume
+	// Rewritten is for each disk where it may change, or has been changed by an
+	// earlier attempt that was interrupted.
+	Rewritten [][]lun.Extent
+	Bytes     int64 // of volumes, that are written
+	Done      bool  // an earlier attempt came to its end: nothing will be written
+}
+
+// InPlaceVolume is one volume that is put back.
+type InPlaceVolume struct {
+	Volume    string   // UUID of the logical volume
+	Mode      string   // "overwrite" or "delete"; "" where all is done
+	Discarded []string // other snapshots of it that go
 }
 
 // View is a recovered view that is up.
@@ -141,7 +167,7 @@ func New(cfg Config) (*Engine, error) {
 		r := e.newRun(rec)
 		e.runs[r.id] = r
 		switch rec.Set.State {
-		case orchestrator.StateReleasing, orchestrator.StateReady, orchestrator.StateReverting, orchestrator.StateBreaking:
+		case orchestrator.StateReleasing, orchestrator.StateReady, orchestrator.StateReverting, orchestrator.StateBreaking, orchestrator.StateRecovering:
 		default:
 			r.fail(fmt.Errorf("%w while the set was %s", errRestarted, rec.Set.State))
 		}

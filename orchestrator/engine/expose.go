@@ -63,8 +63,9 @@ func notReady(id orchestrator.SetID, s orchestrator.State) error {
 	return fmt.Errorf("snapshot set %s is %s, not ready: %w", id, s, why)
 }
 
-// expose serves the clean views, and with req.Dirty (or where there is nothing
-// cleaner) the splits as they are, read-only.
+// expose serves the clean views and the splits that were recovered in place; and
+// with req.Dirty (or where there is nothing cleaner) the splits as they came off,
+// read-only.
 func (r *run) expose(ctx context.Context, req orchestrator.ExposeRequest) error {
 	luns := r.document().LUNs
 	for i, l := range luns {
@@ -73,10 +74,14 @@ func (r *run) expose(ctx context.Context, req orchestrator.ExposeRequest) error 
 			err error
 		)
 		switch {
-		case l.Clean:
+		case l.Clean && l.Socket != "":
 			p, err = r.publish(ctx, l, req)
-		case req.Dirty || !hasClean(luns, l.Split):
+		case l.Clean:
 			p, err = r.exposeSplit(ctx, l, req)
+		case req.Dirty || !hasClean(luns, l.Split):
+			dirty := req
+			dirty.Writable = false
+			p, err = r.exposeSplit(ctx, l, dirty)
 		default:
 			continue
 		}
@@ -123,7 +128,7 @@ func (r *run) exposeSplit(ctx context.Context, l orchestrator.LUN, req orchestra
 	if err := r.holdOnce(journal.Holding{Kind: journal.ExposedSplit, Array: s.Array, Name: s.ID}); err != nil {
 		return driver.Path{}, err
 	}
-	return a.Expose(ctx, driver.SnapshotID(s.ID), driver.ExposeOptions{Initiators: req.Initiators})
+	return a.Expose(ctx, driver.SnapshotID(s.ID), driver.ExposeOptions{Initiators: req.Initiators, Writable: req.Writable})
 }
 
 // holdOnce journals a holding unless it is there: exposing again holds nothing

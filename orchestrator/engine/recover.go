@@ -44,7 +44,7 @@ func (r *run) recover(ctx context.Context) error {
 		for i, s := range rec.Set.Splits {
 			for _, l := range luns {
 				if l.Clean && l.Split == s.ID {
-					rec.Set.Splits[i].Recovery = "view"
+					rec.Set.Splits[i].Recovery = orchestrator.RecoveredAsView
 				}
 			}
 		}

@@ -39,7 +39,7 @@ type run struct {
 	vms   []*member              // what this attempt works on; the loop's own
 	armed map[*arrays.Array]bool // which arrays of it are ready to commit
 
-	turnErr error // what the last revert or break failed with; op guards it
+	turnErr error // what the last revert, break or recovery in place failed with; op guards it
 }
 
 func (e *Engine) newRun(rec journal.Record) *run {
@@ -58,6 +58,27 @@ func (r *run) loop(ev machine.Event) {
 	if asked(ev) && !settled(r.state()) {
 		return // somebody else was quicker
 	}
+	r.follow(ev)
+}
+
+// ask has ev happen to a set that has settled, unless admit refuses it, and
+// returns what came of it.
+func (r *run) ask(ev machine.Event, admit func() error) error {
+	r.op.Lock()
+	defer r.op.Unlock()
+	if !settled(r.state()) {
+		return nil // somebody else was quicker
+	}
+	if err := admit(); err != nil {
+		return err
+	}
+	r.turnErr = nil
+	r.follow(ev)
+	return r.turnErr
+}
+
+// follow is loop with op held.
+func (r *run) follow(ev machine.Event) {
 	ctx, span := r.e.cfg.Tracer.Start(r.ctx, "snapshot-set", trace.WithAttributes(attribute.String("cleave.set", string(r.id))))
 	defer span.End()
 	if id := span.SpanContext().TraceID(); id.IsValid() && ev == machine.Begin {
@@ -106,6 +127,8 @@ func (r *run) perform(ctx context.Context, do machine.Action) machine.Event {
 		return r.undo(context.WithoutCancel(ctx))
 	case machine.Revert, machine.Break:
 		return r.turn(ctx, do)
+	case machine.InPlace:
+		return r.inPlace(ctx)
 	default: // one of the actions
 	}
 	a := actions[do]
@@ -125,21 +148,23 @@ func (r *run) perform(ctx context.Context, do machine.Action) machine.Event {
 
 // asked reports whether somebody asks for ev of a set that has settled.
 func asked(ev machine.Event) bool {
-	return ev == machine.ReleaseAsked || ev == machine.RevertAsked || ev == machine.BreakAsked
+	return ev == machine.ReleaseAsked || ev == machine.RevertAsked || ev == machine.BreakAsked || ev == machine.InPlaceAsked
 }
 
 // settled reports whether a set in state s is one that nothing happens to until
 // somebody asks.
 func settled(s orchestrator.State) bool {
-	return s == orchestrator.StateReady || s == orchestrator.StateReverting || s == orchestrator.StateBreaking
+	return s == orchestrator.StateReady || s == orchestrator.StateReverting || s == orchestrator.StateBreaking || s == orchestrator.StateRecovering
 }
 
-// settle ends the loop: in ready the lease runs, and a final set is forgotten.
+// settle ends the loop: in ready the lease runs, as in a recovery that failed,
+// and a final set is forgotten.
 func (r *run) settle(s orchestrator.State) {
 	switch {
-	case s == orchestrator.StateReady:
+	case s == orchestrator.StateReady || s == orchestrator.StateRecovering:
 		r.startLease()
 	case s.Final():
+		r.stopLease()
 		r.cancel(nil)
 		r.e.forget(r.id)
 	}

@@ -42,14 +42,14 @@ func (e *Engine) turn(ctx context.Context, id orchestrator.SetID, ev machine.Eve
 		}
 		return set, err // asked again is as good
 	}
-	check := func() error {
+	admit := func() error {
 		if s := r.state(); s != orchestrator.StateReady && s != during {
 			return notReady(id, s)
 		}
 		return may(r)
 	}
-	if err := check(); err != nil {
-		return r.document(), err
+	if err := admit(); err != nil {
+		return r.document(), err // without waiting for what is under way
 	}
 	done := make(chan error, 1)
 	e.mu.Lock()
@@ -57,17 +57,12 @@ func (e *Engine) turn(ctx context.Context, id orchestrator.SetID, ev machine.Eve
 		e.mu.Unlock()
 		return r.document(), fmt.Errorf("snapshot set %s: %w: %w", id, orchestrator.ErrUnreachable, errStopping)
 	}
-	e.wg.Go(func() {
-		r.loop(ev)
-		r.op.Lock()
-		done <- r.turnErr
-		r.op.Unlock()
-	})
+	e.wg.Go(func() { done <- r.ask(ev, admit) })
 	e.mu.Unlock()
 	select {
 	case err := <-done:
 		set := r.document()
-		if err == nil && !set.State.Final() {
+		if err == nil && !turnedBy(ev, set) {
 			err = notReady(id, set.State)
 		}
 		return set, err
@@ -77,8 +72,15 @@ func (e *Engine) turn(ctx context.Context, id orchestrator.SetID, ev machine.Eve
 	}
 }
 
-// turnedBy reports whether a final set was reverted, or broken off.
+// turnedBy reports whether a set has come to where ev was to lead it: a final one
+// was reverted or broken off, a ready one recovered in place.
 func turnedBy(ev machine.Event, set orchestrator.Set) bool {
+	if ev == machine.InPlaceAsked {
+		return set.State == orchestrator.StateReady && recoveredInPlace(set)
+	}
+	if !set.State.Final() {
+		return false
+	}
 	for _, s := range set.Splits {
 		if ev == machine.RevertAsked && s.SafePoint == "" || ev == machine.BreakAsked && s.Became == "" {
 			return false
@@ -125,7 +127,10 @@ func (r *run) allOff(ctx context.Context) error {
 func (r *run) turn(ctx context.Context, do machine.Action) machine.Event {
 	r.stopLease()
 	err := r.step(ctx, string(do), "", func(ctx context.Context) error {
-		if err := r.clear(ctx); err != nil {
+		if err := r.clear(ctx, func(h journal.Holding) bool { return h.Kind != journal.ArraySplit }); err != nil {
+			return err
+		}
+		if err := r.update(func(rec *journal.Record) { unserve(rec.Set.LUNs) }); err != nil {
 			return err
 		}
 		names := r.volumeNames()
@@ -154,6 +159,12 @@ func (r *run) turn(ctx context.Context, do machine.Action) machine.Event {
 		}
 		return nil
 	})
+	return r.turned(do, err)
+}
+
+// turned notes how an action came out that can be asked for again. A reason that
+// an earlier attempt left is over.
+func (r *run) turned(do machine.Action, err error) machine.Event {
 	if cause := context.Cause(r.ctx); err != nil && cause != nil && r.e.ctx.Err() == nil {
 		err = cause
 	}
@@ -169,11 +180,11 @@ func (r *run) turn(ctx context.Context, do machine.Action) machine.Event {
 	return machine.Failed
 }
 
-// clear gives back all that stands on the splits.
-func (r *run) clear(ctx context.Context) error {
+// clear gives back those of the set's holdings that go, newest first.
+func (r *run) clear(ctx context.Context, goes func(journal.Holding) bool) error {
 	var errs []error
 	for _, h := range r.holdings() {
-		if h.Kind == journal.ArraySplit {
+		if !goes(h) {
 			continue
 		}
 		one, cancel := context.WithTimeout(ctx, undoLimit)
@@ -184,10 +195,7 @@ func (r *run) clear(ctx context.Context) error {
 		}
 		errs = append(errs, err)
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return r.update(func(rec *journal.Record) { unserve(rec.Set.LUNs) })
+	return errors.Join(errs...)
 }
 
 func (r *run) revertTo(ctx context.Context, a *arrays.Array, s *orchestrator.Split) (string, error) {

@@ -256,7 +256,7 @@ func TestDiff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(d.Disks) != 2 || d.Disks[0].VM != "db" || d.Disks[0].Device != "vda" || d.Disks[0].Total != 128<<10 || d.From != first.ID || d.To != "" {
+	if len(d.Disks) != 2 || d.Disks[0].VM != "db" || d.Disks[0].Device != "vda" || d.Disks[0].Total != (64+128+64)<<10 || d.Disks[1].Total != 128<<10 || d.From != first.ID || d.To != "" {
 		t.Errorf("since then: %+v", d)
 	}
 	if d, err = e.Diff(t.Context(), second.ID, first.ID); err != nil || len(d.Disks) != 2 || d.Disks[1].Total != 64<<10 || d.From != first.ID || d.To != second.ID {

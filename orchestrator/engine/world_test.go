@@ -45,7 +45,7 @@ func newWorld(t *testing.T, vms ...orchestrator.VM) *world {
 // newMortalWorld makes one for a test in which a process dies: its goroutines
 // stay where they were.
 func newMortalWorld(t *testing.T, vms ...orchestrator.VM) *world {
-	w := &world{t: t, writer: writertest.NewFake("fake", vms...), views: &fakeViews{up: map[string]bool{}}, luns: &fakeLUNs{up: map[string]engine.Publication{}}}
+	w := &world{t: t, writer: writertest.NewFake("fake", vms...), views: &fakeViews{up: map[string]bool{}, wrote: []lun.Extent{{Off: 4096, Len: 8192}, {Off: 700 << 10, Len: 512}}}, luns: &fakeLUNs{up: map[string]engine.Publication{}}}
 	w.array = newFakeArray(t)
 	for _, vm := range vms {
 		for _, d := range vm.Disks {
@@ -167,6 +167,49 @@ type fakeViews struct {
 	up      map[string]bool
 	missing string // why snapshots are not found ("" if they are)
 	fail    error
+
+	wrote   []lun.Extent // by the views, and what is rewritten in place
+	discard bool         // there are others, which want consent
+	inPlace func(string) // runs before the plan is told, and after each write
+	stuck   error        // views don't end
+	broken  error        // ends it in the middle
+}
+
+func (v *fakeViews) Rewritten(context.Context, string, string, int64) ([]lun.Extent, error) {
+	return v.wrote, nil
+}
+
+func (v *fakeViews) InPlace(_ context.Context, disks []lun.Device, want []engine.InGuest, discardOthers bool, begin func(engine.InPlacePlan) error) error {
+	if v.discard && !discardOthers {
+		return fmt.Errorf("%w: there are others", orchestrator.ErrUsage)
+	}
+	plan := engine.InPlacePlan{}
+	for _, w := range want {
+		plan.Volumes = append(plan.Volumes, engine.InPlaceVolume{Volume: w.Volume, Mode: "overwrite"})
+	}
+	for range disks {
+		plan.Rewritten = append(plan.Rewritten, v.wrote)
+	}
+	at := v.inPlace
+	if at == nil {
+		at = func(string) {}
+	}
+	at("before")
+	if err := begin(plan); err != nil {
+		return err
+	}
+	for _, word := range []string{"half clean", "clean"} {
+		for _, d := range disks {
+			if _, err := d.WriteAt([]byte(word), 0); err != nil {
+				return err
+			}
+		}
+		if v.broken != nil {
+			return v.broken
+		}
+		at(word)
+	}
+	return nil
 }
 
 func (v *fakeViews) Check(_ context.Context, _ []lun.Device, want []engine.InGuest) ([]string, error) {
@@ -194,6 +237,9 @@ func (v *fakeViews) Start(_ context.Context, name string, disks []lun.Device, _ 
 func (v *fakeViews) Stop(_ context.Context, name string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.stuck != nil {
+		return v.stuck
+	}
 	delete(v.up, name)
 	return nil
 }

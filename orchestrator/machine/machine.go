@@ -22,21 +22,23 @@ import (
 type Event string
 
 const (
-	Begin        Event = "begin"         // the set was taken on
-	Prepared     Event = "prepared"      // mirrors are in sync, components chosen
-	GuestDone    Event = "guest-done"    // every guest that snapshots itself has reported every volume
-	SplitDone    Event = "split-done"    // the group split is durable, and paused VMs run again
-	Verified     Event = "verified"      // identities and in-guest snapshots checked in the splits
-	Recovered    Event = "recovered"     // clean views are up
-	HandedOver   Event = "handed-over"   // LUNs are exposed as asked, lease begun
-	Changed      Event = "changed"       // a VM changed its state; attempts are left
-	Failed       Event = "failed"        // the action failed, for good
-	ReleaseAsked Event = "release-asked" // somebody wants it given back, or the lease ran out
-	Restarted    Event = "restarted"     // the engine came up again
-	RevertAsked  Event = "revert-asked"  // somebody wants the volumes put back to it
-	BreakAsked   Event = "break-asked"   // somebody wants its splits for good
-	Turned       Event = "turned"        // every split was reverted to, or broken off
-	Undone       Event = "undone"        // everything held was given back
+	Begin        Event = "begin"          // the set was taken on
+	Prepared     Event = "prepared"       // mirrors are in sync, components chosen
+	GuestDone    Event = "guest-done"     // every guest that snapshots itself has reported every volume
+	SplitDone    Event = "split-done"     // the group split is durable, and paused VMs run again
+	Verified     Event = "verified"       // identities and in-guest snapshots checked in the splits
+	Recovered    Event = "recovered"      // clean views are up
+	HandedOver   Event = "handed-over"    // LUNs are exposed as asked, lease begun
+	Changed      Event = "changed"        // a VM changed its state; attempts are left
+	Failed       Event = "failed"         // the action failed, for good
+	ReleaseAsked Event = "release-asked"  // somebody wants it given back, or the lease ran out
+	Restarted    Event = "restarted"      // the engine came up again
+	RevertAsked  Event = "revert-asked"   // somebody wants the volumes put back to it
+	BreakAsked   Event = "break-asked"    // somebody wants its splits for good
+	InPlaceAsked Event = "in-place-asked" // somebody wants its splits themselves clean
+	Turned       Event = "turned"         // every split was reverted to, broken off, or recovered in place
+	NotBegun     Event = "not-begun"      // nothing of a recovery in place could be begun
+	Undone       Event = "undone"         // everything held was given back
 )
 
 // Action is what the engine does in a state.
@@ -45,14 +47,15 @@ type Action string
 const (
 	Nothing  Action = "nothing"
 	Prepare  Action = "prepare"
-	Guest    Action = "guest"    // the guest step of every no-downtime VM
-	Split    Action = "split"    // pause, group split, resume
-	Verify   Action = "verify"   // check the splits; then guests drop their snapshots
-	Recover  Action = "recover"  // bring up clean views
-	HandOver Action = "handover" // expose, start the lease
-	Revert   Action = "revert"   // put the volumes back, one after the other
-	Break    Action = "break"    // make the splits volumes, one after the other
-	Undo     Action = "undo"     // give back everything that is held, newest first
+	Guest    Action = "guest"            // the guest step of every no-downtime VM
+	Split    Action = "split"            // pause, group split, resume
+	Verify   Action = "verify"           // check the splits; then guests drop their snapshots
+	Recover  Action = "recover"          // bring up clean views
+	HandOver Action = "handover"         // expose, start the lease
+	Revert   Action = "revert"           // put the volumes back, one after the other
+	Break    Action = "break"            // make the splits volumes, one after the other
+	InPlace  Action = "recover in place" // write clean blocks into the splits, one VM after the other
+	Undo     Action = "undo"             // give back everything that is held, newest first
 )
 
 type step struct {
@@ -87,6 +90,17 @@ var forward = map[orchestrator.State]map[Event]step{
 		Restarted:    {orchestrator.StateReady, Nothing},
 		RevertAsked:  {orchestrator.StateReverting, Revert},
 		BreakAsked:   {orchestrator.StateBreaking, Break},
+		InPlaceAsked: {orchestrator.StateRecovering, InPlace},
+	},
+	// A recovery in place of which nothing is written leaves the set as it was.
+	// Otherwise it is as with the next two, but that the set lives on.
+	orchestrator.StateRecovering: {
+		Turned:       {orchestrator.StateReady, Nothing},
+		NotBegun:     {orchestrator.StateReady, Nothing},
+		Failed:       {orchestrator.StateRecovering, Nothing},
+		InPlaceAsked: {orchestrator.StateRecovering, InPlace},
+		Restarted:    {orchestrator.StateRecovering, InPlace},
+		ReleaseAsked: {orchestrator.StateReleasing, Undo},
 	},
 	// There is no way back from the first volume that was put back, or split that
 	// was broken off: a failure waits to be asked again, a restart goes on, and

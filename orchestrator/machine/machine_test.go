@@ -8,7 +8,7 @@ import (
 	"github.com/cleave-san/cleave/orchestrator"
 )
 
-var allEvents = []Event{Begin, Prepared, GuestDone, SplitDone, Verified, Recovered, HandedOver, Changed, Failed, ReleaseAsked, Restarted, Undone}
+var allEvents = []Event{Begin, Prepared, GuestDone, SplitDone, Verified, Recovered, HandedOver, Changed, Failed, ReleaseAsked, Restarted, RevertAsked, BreakAsked, InPlaceAsked, Turned, NotBegun, Undone}
 
 func TestTheWayOfASetThatSucceeds(t *testing.T) {
 	s := orchestrator.StatePlanned
@@ -91,16 +91,19 @@ func TestEveryStateEnds(t *testing.T) {
 // what is ready stays.
 func TestRestart(t *testing.T) {
 	for s, want := range map[orchestrator.State]orchestrator.State{
-		orchestrator.StatePlanned:   orchestrator.StateAborting,
-		orchestrator.StatePrepared:  orchestrator.StateAborting,
-		orchestrator.StateGuestDone: orchestrator.StateAborting,
-		orchestrator.StateSplit:     orchestrator.StateAborting,
-		orchestrator.StateVerified:  orchestrator.StateAborting,
-		orchestrator.StateRecovered: orchestrator.StateAborting,
-		orchestrator.StateRetrying:  orchestrator.StateAborting,
-		orchestrator.StateAborting:  orchestrator.StateAborting,
-		orchestrator.StateReleasing: orchestrator.StateReleasing,
-		orchestrator.StateReady:     orchestrator.StateReady,
+		orchestrator.StatePlanned:    orchestrator.StateAborting,
+		orchestrator.StatePrepared:   orchestrator.StateAborting,
+		orchestrator.StateGuestDone:  orchestrator.StateAborting,
+		orchestrator.StateSplit:      orchestrator.StateAborting,
+		orchestrator.StateVerified:   orchestrator.StateAborting,
+		orchestrator.StateRecovered:  orchestrator.StateAborting,
+		orchestrator.StateRetrying:   orchestrator.StateAborting,
+		orchestrator.StateAborting:   orchestrator.StateAborting,
+		orchestrator.StateReleasing:  orchestrator.StateReleasing,
+		orchestrator.StateReady:      orchestrator.StateReady,
+		orchestrator.StateReverting:  orchestrator.StateReverting,
+		orchestrator.StateBreaking:   orchestrator.StateBreaking,
+		orchestrator.StateRecovering: orchestrator.StateRecovering,
 	} {
 		if to, _, err := Next(s, Restarted); err != nil || to != want {
 			t.Errorf("Next(%s, restarted) = %s, %v; want %s", s, to, err, want)

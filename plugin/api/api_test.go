@@ -92,6 +92,10 @@ func (f *fake) Release(ctx context.Context, id orchestrator.SetID) (orchestrator
 	return f.set, f.call(ctx, "Release", id)
 }
 
+func (f *fake) Recover(ctx context.Context, id orchestrator.SetID, r orchestrator.RecoverRequest) (orchestrator.Set, error) {
+	return f.set, f.call(ctx, "Recover", r)
+}
+
 func (f *fake) Revert(ctx context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
 	return f.set, f.call(ctx, "Revert", id)
 }
@@ -173,6 +177,9 @@ var calls = map[string]func(context.Context, orchestrator.Service) (orchestrator
 	"Release": func(ctx context.Context, s orchestrator.Service) (orchestrator.Set, error) {
 		return s.Release(ctx, sample.ID)
 	},
+	"Recover": func(ctx context.Context, s orchestrator.Service) (orchestrator.Set, error) {
+		return s.Recover(ctx, sample.ID, orchestrator.RecoverRequest{DiscardOthers: true})
+	},
 	"Revert": func(ctx context.Context, s orchestrator.Service) (orchestrator.Set, error) {
 		return s.Revert(ctx, sample.ID)
 	},
@@ -200,7 +207,8 @@ func TestCallsArriveAndAnswersReturn(t *testing.T) {
 	args := map[string]any{
 		"Explain": "db & co", "Create": sample.Request,
 		"Get": sample.ID, "Wait": sample.ID, "Unexpose": sample.ID, "Release": sample.ID,
-		"Revert": sample.ID, "Break": sample.ID, "Diff": []orchestrator.SetID{sample.ID, "set-00000000000000ab"},
+		"Recover": orchestrator.RecoverRequest{DiscardOthers: true},
+		"Revert":  sample.ID, "Break": sample.ID, "Diff": []orchestrator.SetID{sample.ID, "set-00000000000000ab"},
 		"Expose": orchestrator.ExposeRequest{Initiators: []string{"iqn.2026-01.a:b"}, Writable: true},
 	}
 	for name, call := range calls {

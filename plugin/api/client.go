@@ -99,6 +99,10 @@ func (c *Client) Release(ctx context.Context, id orchestrator.SetID) (orchestrat
 	return c.set(ctx, http.MethodPost, "sets/"+url.PathEscape(string(id))+"/release", nil)
 }
 
+func (c *Client) Recover(ctx context.Context, id orchestrator.SetID, r orchestrator.RecoverRequest) (orchestrator.Set, error) {
+	return c.set(ctx, http.MethodPost, "sets/"+url.PathEscape(string(id))+"/recover", r)
+}
+
 func (c *Client) Revert(ctx context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
 	return c.set(ctx, http.MethodPost, "sets/"+url.PathEscape(string(id))+"/revert", nil)
 }

@@ -18,6 +18,7 @@
 //	POST /v1/sets/{id}/expose         an ExposeRequest
 //	POST /v1/sets/{id}/unexpose
 //	POST /v1/sets/{id}/release
+//	POST /v1/sets/{id}/recover        a RecoverRequest
 //	POST /v1/sets/{id}/revert
 //	POST /v1/sets/{id}/break
 //	GET  /v1/sets/{id}/diff?from=SET  without from: from the set to now

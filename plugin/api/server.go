@@ -42,6 +42,7 @@ func Handler(s orchestrator.Service, release string, log *slog.Logger) http.Hand
 	mux.HandleFunc("POST /v1/sets/{id}/expose", h.expose)
 	mux.HandleFunc("POST /v1/sets/{id}/unexpose", h.onSet(s.Unexpose))
 	mux.HandleFunc("POST /v1/sets/{id}/release", h.onSet(s.Release))
+	mux.HandleFunc("POST /v1/sets/{id}/recover", h.recover)
 	mux.HandleFunc("POST /v1/sets/{id}/revert", h.onSet(s.Revert))
 	mux.HandleFunc("POST /v1/sets/{id}/break", h.onSet(s.Break))
 	mux.HandleFunc("GET /v1/sets/{id}/diff", h.diff)
@@ -134,6 +135,16 @@ func (h *handler) expose(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	set, err := h.service.Expose(r.Context(), orchestrator.SetID(r.PathValue("id")), req)
+	h.answerSet(w, set, err)
+}
+
+func (h *handler) recover(w http.ResponseWriter, r *http.Request) {
+	var req orchestrator.RecoverRequest
+	if err := decode(w, r, &req); err != nil {
+		h.fail(w, nil, err)
+		return
+	}
+	set, err := h.service.Recover(r.Context(), orchestrator.SetID(r.PathValue("id")), req)
 	h.answerSet(w, set, err)
 }
 

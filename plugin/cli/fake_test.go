@@ -221,6 +221,33 @@ func (f *fakeService) Release(_ context.Context, id orchestrator.SetID) (orchest
 	return *s, nil
 }
 
+// Recover makes the splits of VMs with clean LUNs clean themselves; of a set with
+// the note "in use" it can't be ended.
+func (f *fakeService) Recover(_ context.Context, id orchestrator.SetID, r orchestrator.RecoverRequest) (orchestrator.Set, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, err := f.find(id)
+	if err != nil {
+		return orchestrator.Set{}, err
+	}
+	for _, l := range s.LUNs {
+		if len(l.Portals) > 0 {
+			return *s, fmt.Errorf("snapshot set %s: %w: LUN %q is exposed", id, orchestrator.ErrBusy, l.Name)
+		}
+	}
+	if s.Request.Note == "two snapshots" && !r.DiscardOthers {
+		return *s, fmt.Errorf("%w: data/pg has other snapshots", orchestrator.ErrUsage)
+	}
+	x := &s.Splits[0]
+	x.Recovery, x.Rewritten = orchestrator.RecoveringInPlace, []orchestrator.Region{{Offset: 4096, Length: 4096}, {Offset: 1 << 20, Length: 1 << 20}}
+	if s.Request.Note == "in use" {
+		s.State = orchestrator.StateRecovering
+		return *s, fmt.Errorf("VM %q: recovering its disks in place: recovery worker died", "db")
+	}
+	x.Recovery, x.State, s.State = orchestrator.RecoveredInPlace, string(driver.Skewed), orchestrator.StateReady
+	return *s, nil
+}
+
 // Revert ends the set; one with the note "in use" gets no further than the first
 // split.
 func (f *fakeService) Revert(_ context.Context, id orchestrator.SetID) (orchestrator.Set, error) {

@@ -30,6 +30,7 @@ func setResult(s orchestrator.Set) result {
 		section(w, p, guestTable(s.VMs))
 		section(w, p, writerTable(s.VMs))
 		section(w, p, splitTable(s.Splits))
+		section(w, p, inPlaceTable(s.Splits))
 		section(w, p, turnedTable(s.Splits))
 		section(w, p, lunTable(s.LUNs))
 		section(w, p, timeline(s))
@@ -125,10 +126,10 @@ func vmTable(vms []orchestrator.VMResult) table {
 }
 
 func guestTable(vms []orchestrator.VMResult) table {
-	t := table{head: []string{"GUEST VOLUME", "VM", "KIND", "REACHED", "FOUND", "+UUID", "+SNAPSHOT", "WHY"}}
+	t := table{head: []string{"GUEST VOLUME", "VM", "KIND", "REACHED", "FOUND", "+MODE", "+UUID", "+SNAPSHOT", "WHY"}}
 	for _, v := range vms {
 		for _, g := range v.Volumes {
-			t.add(g.Name, v.Name, g.Kind, g.Reached.String(), yes(g.Found), g.UUID, g.Snapshot, g.Why)
+			t.add(g.Name, v.Name, g.Kind, g.Reached.String(), yes(g.Found), g.Mode, g.UUID, g.Snapshot, g.Why)
 		}
 	}
 	return t

@@ -22,7 +22,7 @@ and the evidence.`,
 	}
 	c.AddCommand(a.snapshotCreateCommand(), a.snapshotListCommand(), a.snapshotShowCommand(),
 		a.snapshotExposeCommand(), a.snapshotUnexposeCommand(), a.snapshotDiffCommand(),
-		a.snapshotRevertCommand(), a.snapshotBreakCommand(), a.snapshotDeleteCommand())
+		a.snapshotRecoverCommand(), a.snapshotRevertCommand(), a.snapshotBreakCommand(), a.snapshotDeleteCommand())
 	return c
 }
 

@@ -14,7 +14,8 @@ func (a *app) snapshotExposeCommand() *cobra.Command {
 		Short: "Let initiators see the LUNs of a ready set",
 		Long: `Let initiators see the LUNs of a ready set, and nobody else. LUNs are read-only
 until --writable raises them, on the same LUN numbers; what is then written goes
-to an overlay and never to the split.`,
+to an overlay and never to the split; but for a set that was recovered in place,
+whose LUNs are the splits themselves.`,
 		Example: `  cleave snapshot expose set-0123456789abcdef --to iqn.1993-08.org.debian:01:backup1
   cleave snapshot expose set-0123456789abcdef --to iqn.1993-08.org.debian:01:backup1 --writable`,
 		Args: cobra.ExactArgs(1),

@@ -16,7 +16,8 @@ func (a *app) snapshotRevertCommand() *cobra.Command {
 		Use:   "revert SET",
 		Short: "Put the volumes of a set back to what it holds",
 		Long: `Put all volumes of a ready set back to what its splits hold: as they came off,
-not the recovered views. Nothing is copied first. LUNs and views of the set end,
+not the recovered views, unless they were recovered in place (snapshot recover).
+Nothing is copied first. LUNs and views of the set end,
 and the set with them. What each volume held until now is kept as a split, the
 safe point, which is told and belongs to no set: cleave mirror revert with its ID
 goes back, cleave mirror delete gives it up.
@@ -40,7 +41,7 @@ func (a *app) snapshotBreakCommand() *cobra.Command {
 		Use:   "break SET",
 		Short: "Make the splits of a set volumes of their own",
 		Long: `Make all splits of a ready set volumes of their own, for good: with their content
-as it came off and their identities, and without copying. They can't be resynced
+as it came off, or clean if it was recovered in place, and their identities, and without copying. They can't be resynced
 any more. LUNs and views of the set end, and the set with them. The volumes are
 named SET-VM-DEVICE, as far as names of volumes can be.
 
@@ -65,8 +66,10 @@ func (a *app) turn(c *cobra.Command, arg, verb string, do func(Control, context.
 	return a.withControl(func(s Control) error {
 		set, err := do(s, c.Context(), id)
 		if err != nil {
-			if set.State == orchestrator.StateReverting || set.State == orchestrator.StateBreaking {
+			switch set.State {
+			case orchestrator.StateReverting, orchestrator.StateBreaking, orchestrator.StateRecovering:
 				return hint(err, "the set is %s: `cleave snapshot show %s` says how far; `cleave snapshot %s %s` goes on", set.State, id, verb, id)
+			default: // it is as it was
 			}
 			return err
 		}
@@ -92,11 +95,12 @@ func (a *app) snapshotDiffCommand() *cobra.Command {
 		Long: `Show which regions of the disks may differ between a ready set and what its
 volumes hold now; or, with --from, between another ready set over the same volumes
 and this one. They cover every byte that differs, rounded to the array's
-granularity, or more where there would be over half a million regions. It is the
-splits that are compared, not the recovered views: these differ from their splits
-wherever a guest's snapshot was put back or an initiator wrote, and copies of views
-can't be brought up to date by this list alone. What is written during the call may
-be left out. -o json lists the regions; -o name prints VM, device, offset
+granularity, or more where there would be over half a million regions. Compared is
+what the sets present: the recovered content, as views or in place, with what
+initiators wrote to it. So a copy of the recovered disks of the older set becomes
+one of the newer set by copying these regions alone, and an incremental backup
+needs to read nothing else; for the splits as they came off the list holds as well.
+What is written during the call may be left out. -o json lists the regions; -o name prints VM, device, offset
 and length, a region a line, in bytes.`,
 		Example: `  cleave snapshot diff set-0123456789abcdef
   cleave snapshot diff "$TUESDAY" --from "$MONDAY" -o json | jq '.disks[].total'`,

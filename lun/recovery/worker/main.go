@@ -186,7 +186,8 @@ func (c *config) view(ctx context.Context, contents *open.Contents, stdout io.Wr
 			e.Logical, e.Physical = b.Blocks()
 		}
 		ready.Exports = append(ready.Exports, e)
-		exports = append(exports, nbd.Export{Name: e.Name, Device: d, ReadOnly: c.ReadOnly})
+		exports = append(exports, nbd.Export{Name: e.Name, Device: d, ReadOnly: c.ReadOnly},
+			nbd.Export{Name: rewrittenPrefix + e.Name, Device: &rewrittenMap{view: v, device: i}, ReadOnly: true})
 	}
 	return c.serve(ctx, exports, func() error { return say(stdout, reply{View: &ready}) })
 }
