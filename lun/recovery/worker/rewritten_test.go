@@ -12,7 +12,7 @@ import (
 // TestRewritten: every unit in which a view differs from its disk is told, also
 // what was written to the view, and what is not told is as on the disk.
 func TestRewritten(t *testing.T) {
-	dev := image(t, "lvm-o1-thick-4k.img")
+	dev := image(t, "lvm-o1-thick-4k")
 	s := spec(t, Source{Name: "disk", Device: dev})
 	s.Socket = filepath.Join(t.TempDir(), "view")
 	w, err := Start(t.Context(), s)
