@@ -156,3 +156,42 @@ func Head(tb testing.TB, name string, n int) []byte {
 	}
 	return b
 }
+
+// CheckMap fails a test unless the runs that d tells of [off, off+n) cover that in
+// order and its holes read as zeroes. It returns how many bytes are holes.
+func CheckMap(tb testing.TB, d lun.Device, off, n int64) (holes int64) {
+	tb.Helper()
+	m, ok := d.(lun.Mapper)
+	if !ok {
+		tb.Fatalf("%T has no map", d)
+	}
+	at := off
+	var extents []lun.Extent
+	if err := m.Extents(off, n, func(e lun.Extent) error {
+		if e.Off != at || e.Len <= 0 || e.Len > off+n-at {
+			tb.Fatalf("%T: a run of %d bytes at %d, after one that ended at %d", d, e.Len, e.Off, at)
+		}
+		at += e.Len
+		extents = append(extents, e)
+		return nil
+	}); err != nil {
+		tb.Fatal(err)
+	}
+	if at != off+n {
+		tb.Fatalf("%T: the runs end at %d, not at %d", d, at, off+n)
+	}
+	b := make([]byte, 1<<20)
+	for _, e := range extents {
+		for at := e.Off; e.Hole && at < e.Off+e.Len; at += int64(len(b)) {
+			p := b[:min(int64(len(b)), e.Off+e.Len-at)]
+			if _, err := d.ReadAt(p, at); err != nil {
+				tb.Fatal(err)
+			}
+			if !zero(p) {
+				tb.Fatalf("%T: there is data in the hole of %d bytes at %d", d, e.Len, e.Off)
+			}
+			holes += int64(len(p))
+		}
+	}
+	return holes
+}

@@ -128,6 +128,53 @@ func TestQEMUAgainstOurServer(t *testing.T) {
 	}
 }
 
+// gate is a device that answers no read before it is opened.
+type gate struct {
+	*memory
+	asked chan struct{} // gets one of each read
+	open  chan struct{}
+}
+
+func (g gate) ReadAt(p []byte, off int64) (int, error) {
+	g.asked <- struct{}{}
+	<-g.open
+	return g.memory.ReadAt(p, off)
+}
+
+// TestServerEndsUnderForeignClients ends a server in the middle of a read: its
+// clients get an error, and neither data nor silence.
+func TestServerEndsUnderForeignClients(t *testing.T) {
+	need(t, "libnbd-bin", "nbdcopy")
+	need(t, "qemu-utils", "qemu-io")
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "s")
+	for _, args := range [][]string{
+		{"nbdcopy", "nbd+unix:///?socket=" + socket, filepath.Join(dir, "to")},
+		{"qemu-io", "-f", "raw", "nbd+unix:///?socket=" + socket, "-c", "read 0 1M"},
+	} {
+		g := gate{newMemory(4 << 20), make(chan struct{}, 1000), make(chan struct{})}
+		if _, err := g.WriteAt(fill(1, 4<<20), 0); err != nil { // nothing of it is a hole
+			t.Fatal(err)
+		}
+		stop := server(t, socket, Export{Device: g})
+		cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Run() }()
+		select {
+		case <-g.asked:
+		case err := <-ended:
+			t.Fatalf("%s read nothing: %v", args[0], err)
+		}
+		stopped := make(chan struct{})
+		go func() { defer close(stopped); stop() }()
+		if err := <-ended; err == nil {
+			t.Errorf("%s has read from a server that had ended", args[0])
+		}
+		close(g.open)
+		<-stopped
+	}
+}
+
 // start runs a foreign server until the test ends and waits for its socket.
 func start(t *testing.T, socket, name string, args ...string) *exec.Cmd {
 	t.Helper()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 )
 
 // handshake is the server's side of negotiation, section "Newstyle
@@ -28,7 +29,9 @@ func (h *handshake) run() (*Export, error) {
 	binary.BigEndian.PutUint64(hello[0:], magicNBD)
 	binary.BigEndian.PutUint64(hello[8:], magicOption)
 	binary.BigEndian.PutUint16(hello[16:], flagFixedNewstyle|flagNoZeroes)
-	if _, err := h.conn.Write(hello[:]); err != nil {
+	if _, err := h.conn.Write(hello[:]); errors.Is(err, syscall.EPIPE) {
+		return nil, nil // it only looked whether somebody answers
+	} else if err != nil {
 		return nil, fmt.Errorf("NBD handshake: %w", err)
 	}
 	var cf [4]byte

@@ -19,6 +19,8 @@ const (
 	maxOptions = 256
 	// maxExtents is the most descriptors in one block status reply.
 	maxExtents = 8192
+	// maxRuns is how many runs a device may tell for one of them.
+	maxRuns = 1 << 16
 	// maxChunks is the most structured chunks that may answer one request.
 	maxChunks = 1 << 16
 )

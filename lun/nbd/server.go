@@ -183,6 +183,9 @@ func (e *Export) blocks() (minimum, preferred, maximum uint32) {
 	if logical < 1 || logical > 64<<10 || logical&(logical-1) != 0 {
 		logical = 512
 	}
+	if e.Device.Size()%int64(logical) != 0 {
+		logical = 1 // else nobody could ask for the end of it
+	}
 	if physical < logical || physical > 1<<20 || physical&(physical-1) != 0 {
 		physical = max(logical, 4096)
 	}

@@ -232,7 +232,7 @@ func (t *transmission) blockStatus(r request) error {
 		limit = 1
 	}
 	b := binary.BigEndian.AppendUint32(nil, contextAllocationID)
-	extents, last := 0, uint32(0)
+	extents, runs, last := 0, 0, uint32(0)
 	add := func(n uint64, flags uint32) error {
 		if n == 0 {
 			return nil
@@ -254,6 +254,9 @@ func (t *transmission) blockStatus(r request) error {
 	}
 	if m, ok := t.e.Device.(lun.Mapper); ok {
 		err := m.Extents(int64(r.off), int64(r.length), func(e lun.Extent) error {
+			if runs++; runs > maxRuns {
+				return errEnough
+			}
 			flags := uint32(0)
 			if e.Hole {
 				flags = statusHole | statusZero

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/extents"
 	"golang.org/x/sys/unix"
 )
 
@@ -73,6 +74,14 @@ func (d *FileDevice) ReadAt(p []byte, off int64) (int, error) {
 		err = fmt.Errorf("%s became shorter: %w", d.f.Name(), io.ErrUnexpectedEOF)
 	}
 	return n, err
+}
+
+// Extents implements lun.Mapper.
+func (d *FileDevice) Extents(off, n int64, fn func(lun.Extent) error) error {
+	if err := lun.CheckRange(off, n, d.size); err != nil {
+		return err
+	}
+	return extents.File(d.f, off, n, fn)
 }
 
 func (d *FileDevice) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }

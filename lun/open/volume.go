@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/extents"
 	"github.com/cleave-san/cleave/lun/store/dmsnap"
 	"github.com/cleave-san/cleave/lun/store/lvm2"
 )
@@ -178,4 +179,11 @@ func (s *section) ReadAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	return s.dev.ReadAt(p, s.off+off)
+}
+
+func (s *section) Extents(off, n int64, fn func(lun.Extent) error) error {
+	if err := lun.CheckRange(off, n, s.n); err != nil {
+		return err
+	}
+	return extents.As(s.dev, s.off+off, n, off, fn)
 }

@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/extents"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,7 +38,7 @@ type Options struct {
 	Limit int64
 }
 
-// Overlay is a lun.Device with lun.Trimmer, lun.Zeroer and lun.Blocker. All
+// Overlay is a lun.Device with lun.Trimmer, lun.Zeroer, lun.Mapper and lun.Blocker. All
 // methods may be called at once.
 type Overlay struct {
 	base  lun.Device
@@ -149,6 +150,27 @@ func (v *Overlay) ReadAt(p []byte, off int64) (int, error) {
 		done += int(n)
 	}
 	return len(p), nil
+}
+
+// Extents implements lun.Mapper.
+func (v *Overlay) Extents(off, n int64, fn func(lun.Extent) error) error {
+	if err := v.check(off, n); err != nil {
+		return err
+	}
+	for end := off + n; off < end; {
+		run, present := v.run(off, end-off)
+		var err error
+		if present {
+			err = extents.File(v.file, off, run, fn)
+		} else {
+			err = extents.As(v.base, off, run, off, fn)
+		}
+		if err != nil {
+			return err
+		}
+		off += run
+	}
+	return nil
 }
 
 // run is for how many of the n bytes at off the answer is the same.

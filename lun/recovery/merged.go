@@ -7,6 +7,7 @@ import (
 	"sort"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/extents"
 	"github.com/cleave-san/cleave/lun/store/dmsnap"
 	"github.com/cleave-san/cleave/lun/store/lvm2"
 )
@@ -93,6 +94,41 @@ func (m *merged) ReadAt(p []byte, off int64) (int, error) {
 	}
 	m.overwrite(p, off)
 	return len(p), nil
+}
+
+// Extents implements lun.Mapper.
+func (m *merged) Extents(off, n int64, fn func(lun.Extent) error) error {
+	if err := lun.CheckRange(off, n, m.Size()); err != nil {
+		return err
+	}
+	return extents.Pieces(off, n, func(off int64) (lun.Device, int64, int64) {
+		patched, run := m.patched(off)
+		if patched {
+			return nil, 0, run
+		}
+		src, at, n := m.locate(off)
+		if src == nil {
+			src, at = m.base, off
+		}
+		return src, at, min(n, run)
+	}, fn)
+}
+
+// patched says whether patches touch the sector of byte off, and up to where the
+// answer is the same.
+func (m *merged) patched(off int64) (yes bool, run int64) {
+	const sector = 512
+	start := off &^ (sector - 1)
+	i := sort.Search(len(m.patches), func(i int) bool { return m.patches[i].off+int64(len(m.patches[i].data)) > start })
+	if i == len(m.patches) {
+		return false, m.Size() - off
+	}
+	q := m.patches[i]
+	if from := q.off &^ (sector - 1); from > off {
+		return false, from - off
+	}
+	end := (q.off + int64(len(q.data)) + sector - 1) &^ (sector - 1)
+	return true, min(end, m.Size()) - off
 }
 
 // locate says what byte off is read from: a snapshot's store at byte at, or the

@@ -22,7 +22,7 @@ import (
 // others; beside that, the user at the other end is checked at each connection.
 func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("directory of the control socket: %w", err)
+		return nil, fmt.Errorf("directory of the socket: %w", err)
 	}
 	if err := clear(path); err != nil {
 		return nil, err
@@ -31,7 +31,7 @@ func Listen(path string) (net.Listener, error) {
 	os.Remove(draft) // of an earlier process with our number
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: draft, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
+		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	l.SetUnlinkOnClose(false)
 	err = os.Chmod(draft, 0o600)
@@ -41,12 +41,12 @@ func Listen(path string) (net.Listener, error) {
 	if err != nil {
 		l.Close()
 		os.Remove(draft)
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
+		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	info, err := os.Lstat(path)
 	if err != nil {
 		l.Close()
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
+		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	return &listener{UnixListener: l, path: path, info: info}, nil
 }
@@ -58,15 +58,15 @@ func clear(path string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("control socket: %w", err)
+		return fmt.Errorf("socket: %w", err)
 	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("control socket %s: something that is not a socket is in its place: %w", path, orchestrator.ErrBusy)
+		return fmt.Errorf("socket %s: something that is not a socket is in its place: %w", path, orchestrator.ErrBusy)
 	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()
-		return fmt.Errorf("control socket %s: another server answers there: %w", path, orchestrator.ErrBusy)
+		return fmt.Errorf("socket %s: another server answers there: %w", path, orchestrator.ErrBusy)
 	} else if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("control socket %s: %w", path, err)
+		return fmt.Errorf("socket %s: %w", path, err)
 	}
 	return os.Remove(path)
 }

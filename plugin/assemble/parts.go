@@ -36,6 +36,7 @@ func Parts(release string, getenv func(string) string) cli.Parts {
 		CopyDisk:       copyDisk,
 		ServeLUNs:      serveLUNs,
 		Attach:         attacher{},
+		ServeNBD:       serveNBD,
 	}
 	p.ControlSocket, p.ArraySocket = Sockets(getenv)
 	return p

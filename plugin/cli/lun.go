@@ -22,8 +22,8 @@ func (a *app) lunCommand() *cobra.Command {
 		Long: `Look into a LUN: partitions, LVM volume groups, and the snapshots that a guest made inside its own disk.
 
 SRC is a file, a block device, or a LUN of any iSCSI target as iscsi://[USER@]HOST[:PORT]/IQN/LUN, which needs no help of the kernel.
-It is opened for reading only (but for lun serve and lun attach --writable); nothing is mounted or activated. Give it several times where a volume group spans
-several disks. The content of a virtual disk (qcow2, VHDX, VMDK, VHD) is meant, not the file's own bytes: those are
+It is opened for reading only (but for lun serve, lun nbd --writable and lun attach --writable); nothing is mounted or activated. Give it
+several times where a volume group spans several disks. The content of a virtual disk (qcow2, VHDX, VMDK, VHD) is meant, not the file's own bytes: those are
 with --raw. Further files that a virtual disk names, such as its backing file, are opened where they are regular files in SRC's folder. A guest whose disk
 is a raw file could write such names into it: use --raw for those.
 
@@ -39,6 +39,9 @@ disk as its container keeps it in a snapshot of that name (qcow2). Among several
 	}
 	if a.parts.Attach != nil {
 		c.AddCommand(a.lunAttachCommand(), a.lunDetachCommand(), a.lunAttachedCommand(), a.lunRulesCommand())
+	}
+	if a.parts.ServeNBD != nil {
+		c.AddCommand(a.lunNBDCommand())
 	}
 	return c
 }

@@ -134,15 +134,7 @@ func servedResult(luns []ServedLUN) result {
 			if l.Writable {
 				access = "writable"
 			}
-			var recovered []string
-			for _, r := range l.Recovered {
-				one := fmt.Sprintf("%s from %s", r.Volume, r.Snapshot)
-				if len(r.Discarded) > 0 {
-					one += " (without " + strings.Join(r.Discarded, ", ") + ")"
-				}
-				recovered = append(recovered, one)
-			}
-			t.add(l.URL, l.Source, size(l.Size), access, strings.Join(recovered, ", "), l.NAA)
+			t.add(l.URL, l.Source, size(l.Size), access, recoveredText(l.Recovered), l.NAA)
 		}
 		p.draw(w, t)
 		if len(luns) > 0 {
@@ -150,4 +142,17 @@ func servedResult(luns []ServedLUN) result {
 		}
 		return nil
 	}}
+}
+
+// recoveredText says which volumes show which snapshots.
+func recoveredText(all []Recovered) string {
+	var texts []string
+	for _, r := range all {
+		one := fmt.Sprintf("%s from %s", r.Volume, r.Snapshot)
+		if len(r.Discarded) > 0 {
+			one += " (without " + strings.Join(r.Discarded, ", ") + ")"
+		}
+		texts = append(texts, one)
+	}
+	return strings.Join(texts, ", ")
 }

@@ -54,6 +54,10 @@ type Parts struct {
 	ServeLUNs func(ctx context.Context, o LUNOptions, ready func([]ServedLUN) error, log *slog.Logger) error
 	// Attach makes block devices of this host.
 	Attach Attach
+	// ServeNBD serves volumes by NBD until ctx ends, and calls ready once clients
+	// can connect. When it returns nobody is served any more, and what was made
+	// for it is gone.
+	ServeNBD func(ctx context.Context, o NBDOptions, ready func([]NBDExport) error, log *slog.Logger) error
 	// ControlSocket and ArraySocket are where the planes listen if nobody says
 	// otherwise.
 	ControlSocket, ArraySocket string
@@ -226,6 +230,41 @@ type ServedLUN struct {
 	// Both are of all LUNs of the view together.
 	Recovered   []Recovered  `json:"recovered,omitempty"`
 	NewIdentity *NewIdentity `json:"newIdentity,omitempty"`
+}
+
+// NBDOptions is what `cleave lun nbd` was told.
+type NBDOptions struct {
+	Sources LUNSources
+	// Volumes to serve, by name or UUID. None: the whole disks. With Recovered
+	// they are the snapshots to put volumes back to. None: every volume that
+	// has exactly one.
+	Volumes   []string
+	Recovered bool   // the whole disks, with volumes put back
+	Overlay   string // directory for what is written to those; "" is the system's for temporary files
+	Writable  bool   // a recovered disk, or raw sources themselves
+
+	Socket string         // path; "" takes one in a folder that is removed at the end
+	Listen netip.AddrPort // instead of a socket, if valid
+	TLS    NBDTLS
+}
+
+// NBDTLS is the files of an NBD server's TLS, in PEM.
+type NBDTLS struct {
+	Certificate, Key string // "": no TLS
+	ClientCA         string // whose certificates clients must show; "": anyone's
+	Optional         bool   // clients without TLS are served as well
+}
+
+// NBDExport is a device that NBD clients can open.
+type NBDExport struct {
+	URL       string      `json:"url"`
+	Name      string      `json:"name"`             // also its export name
+	Source    string      `json:"source,omitempty"` // of a whole disk
+	Socket    string      `json:"socket,omitempty"`
+	Address   string      `json:"address,omitempty"`
+	Size      int64       `json:"size"` // bytes
+	Writable  bool        `json:"writable"`
+	Recovered []Recovered `json:"recovered,omitempty"` // on all disks together
 }
 
 // Recovered is a volume that shows the content of its in-guest snapshot.

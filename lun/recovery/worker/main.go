@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/extents"
 	"github.com/cleave-san/cleave/lun/nbd"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
@@ -325,6 +326,13 @@ func (d *file) WriteAt(p []byte, off int64) (int, error) {
 		err = fmt.Errorf("%w: %w", lun.ErrNoSpace, err)
 	}
 	return n, err
+}
+
+func (d *file) Extents(off, n int64, fn func(lun.Extent) error) error {
+	if err := lun.CheckRange(off, n, d.size); err != nil {
+		return err
+	}
+	return extents.File(d.f, off, n, fn)
 }
 
 func (d *file) Blocks() (logical, physical int) {

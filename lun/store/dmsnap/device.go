@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/extents"
 )
 
 // Device is the snapshot's content, read-only: the store over origin, which
@@ -41,4 +42,18 @@ func (d *device) ReadAt(p []byte, off int64) (int, error) {
 		done += len(piece)
 	}
 	return len(p), nil
+}
+
+// Extents implements lun.Mapper.
+func (d *device) Extents(off, n int64, fn func(lun.Extent) error) error {
+	if err := lun.CheckRange(off, n, d.Size()); err != nil {
+		return err
+	}
+	return extents.Pieces(off, n, func(off int64) (lun.Device, int64, int64) {
+		at, run, kept := d.store.Lookup(off)
+		if !kept {
+			return d.origin, off, run
+		}
+		return d.store.cow, at, run
+	}, fn)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/extents"
 )
 
 // Bounds of volumes that lie on volumes. LVM's own go five deep: a thin volume,
@@ -247,6 +248,17 @@ func (v *volume) ReadAt(p []byte, off int64) (int, error) {
 		done += int(n)
 	}
 	return len(p), nil
+}
+
+// Extents implements lun.Mapper.
+func (v *volume) Extents(off, n int64, fn func(lun.Extent) error) error {
+	if err := lun.CheckRange(off, n, v.size); err != nil {
+		return err
+	}
+	return extents.Pieces(off, n, func(off int64) (lun.Device, int64, int64) {
+		c, at, run := v.locate(off)
+		return c.dev, at, run
+	}, fn)
 }
 
 // locate finds the column that holds byte off, where on its device, and for how

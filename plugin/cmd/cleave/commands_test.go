@@ -43,6 +43,7 @@ const patience = time.Minute
 //	unpack NAME FILE   writes an image of lun/testdata
 //	poke FILE OFF HEX  overwrites bytes
 //	kill-later FILE    kills the process whose number is in FILE at the script's end
+//	certificates DIR   makes ca-, server- and client-cert.pem and -key.pem
 //	small DIR SIZE     mounts a file system of SIZE bytes on DIR until the script's end
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"cleave": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -166,6 +167,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 		ts.Check(err)
 		ts.Defer(func() { ts.Check(syscall.Kill(pid, syscall.SIGKILL)) })
 	},
+	"certificates": makeCertificates,
 	"small": func(ts *testscript.TestScript, _ bool, args []string) {
 		dir := ts.MkAbs(args[0])
 		ts.Check(os.Mkdir(dir, 0o700))
