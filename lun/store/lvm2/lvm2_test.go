@@ -404,3 +404,28 @@ func FuzzPV(f *testing.F) {
 		relabelAny(t, m, pv)
 	})
 }
+
+// TestTextsOfOnePVAreBounded together: a label may name one area of 20 MiB many
+// times.
+func TestTextsOfOnePVAreBounded(t *testing.T) {
+	m, le := image(t, "lvm-o1-thick-4k"), binary.LittleEndian
+	clear(m[mda+512:])
+	const size, text = 60 << 20, 20 << 20
+	at := label + 32 + 40 + 32 // the list of metadata areas
+	for range 3 {
+		le.PutUint64(m[at:], mda)
+		le.PutUint64(m[at+8:], size)
+		at += 16
+	}
+	clear(m[at : at+16])
+	le.PutUint64(m[mda+32:], size)
+	le.PutUint64(m[mda+40:], 512)
+	le.PutUint64(m[mda+48:], text)
+	le.PutUint32(m[mda+56:], sum(make([]byte, text)))
+	relabel(m)
+	remda(m)
+	pv := readPV(t, m)
+	if len(pv.MDAs) != 3 || len(pv.Damage) != 2 || !strings.Contains(pv.Damage[0].Error(), "on one physical volume") {
+		t.Errorf("%d areas, damage %v", len(pv.MDAs), pv.Damage)
+	}
+}

@@ -29,9 +29,9 @@ type rawLocation struct {
 	crc, flags uint32
 }
 
-// read reads the header and the committed text. An area without text is no
-// error.
-func (m *MDA) read(pv *PV) error {
+// read reads the header and the committed text, and takes its bytes from those
+// that are left. An area without text is no error.
+func (m *MDA) read(pv *PV, left *int) error {
 	dev := pv.Dev
 	h := make([]byte, mdaHeader)
 	if _, err := dev.ReadAt(h, m.Off); err != nil {
@@ -67,9 +67,10 @@ func (m *MDA) read(pv *PV) error {
 		return fail(40, "text offset", m.slot.off, fmt.Sprintf("lies outside the area of %d bytes", m.Size))
 	case m.slot.size == 0 || m.slot.size > uint64(m.Size-mdaHeader):
 		return fail(48, "text size", m.slot.size, fmt.Sprintf("does not fit the area of %d bytes", m.Size))
-	case m.slot.size > MaxText:
-		return fail(48, "text size", m.slot.size, fmt.Sprintf("more than %d bytes of metadata are not read", MaxText))
+	case m.slot.size > uint64(*left):
+		return fail(48, "text size", m.slot.size, fmt.Sprintf("more than %d bytes of metadata on one physical volume are not read", MaxText))
 	}
+	*left -= int(m.slot.size)
 	text := make([]byte, m.slot.size)
 	first := min(uint64(m.Size)-m.slot.off, m.slot.size)
 	if _, err := dev.ReadAt(text[:first], m.Off+int64(m.slot.off)); err != nil {

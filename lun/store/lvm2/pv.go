@@ -67,8 +67,9 @@ func ReadPV(dev lun.Device, off, n int64) (*PV, error) {
 		if err := p.label(l, s); err != nil {
 			return nil, err
 		}
+		left := MaxText // for all areas of the PV together: a stranger may list many
 		for i := range p.MDAs {
-			if err := p.MDAs[i].read(p); err != nil {
+			if err := p.MDAs[i].read(p, &left); err != nil {
 				p.Damage = append(p.Damage, err)
 			}
 		}
