@@ -31,6 +31,13 @@ type facts struct {
 // id is the identity in one line, as Options.Identity takes it.
 func (f *facts) id() string { return f.designator + " serial=" + f.serial }
 
+// Identify is what Disk.ID says of a LUN with these VPD pages 0x83 and 0x80,
+// which are without their headers: for whoever has them from elsewhere.
+func Identify(page83, page80 []byte) string {
+	f := facts{designator: strongest(page83), serial: printable(page80)}
+	return f.id()
+}
+
 // asker performs one command, whatever it takes.
 type asker func(c *command) (int, error)
 

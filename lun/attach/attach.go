@@ -193,14 +193,26 @@ func (h *Host) method(m Method) (method, error) {
 	return nil, fmt.Errorf("method %.20q: %w", m, ErrUnsupported)
 }
 
+// Supports says why this host can't attach by a method, nil if it can.
+func Supports(m Method) error {
+	switch m {
+	case ISCSI:
+		return iscsiSupport()
+	case NBD:
+		return nbdSupport()
+	case FUSE, Auto:
+	}
+	return nil
+}
+
 // choose settles r.Method.
 func (h *Host) choose(r *Request) (method, error) {
 	switch r.Method {
 	case "", Auto:
 		switch {
-		case r.LUN != nil && iscsiSupport() == nil:
+		case r.LUN != nil && Supports(ISCSI) == nil:
 			r.Method = ISCSI
-		case nbdSupport() == nil:
+		case Supports(NBD) == nil:
 			r.Method = NBD
 		default:
 			r.Method = FUSE
@@ -209,14 +221,10 @@ func (h *Host) choose(r *Request) (method, error) {
 		if r.LUN == nil {
 			return nil, fmt.Errorf("the host's iSCSI initiator is for LUNs of a target: %w", ErrUnsupported)
 		}
-		if err := iscsiSupport(); err != nil {
-			return nil, err
-		}
-	case NBD:
-		if err := nbdSupport(); err != nil {
-			return nil, err
-		}
-	case FUSE:
+	case NBD, FUSE:
+	}
+	if err := Supports(r.Method); err != nil {
+		return nil, err
 	}
 	return h.method(r.Method)
 }

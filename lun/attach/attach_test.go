@@ -264,26 +264,26 @@ func TestWritable(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			run(t, "mkfs.ext4", "-q", "-F", a.Device) // discards, too
+			shell(t, "mkfs.ext4", "-q", "-F", a.Device) // discards, too
 			dir := t.TempDir()
-			run(t, "mount", a.Device, dir)
+			shell(t, "mount", a.Device, dir)
 			if _, err := b.Detach(t.Context(), a.Device); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), dir) {
 				t.Errorf("detached while it was mounted: %v", err)
 			}
 			if err := os.WriteFile(filepath.Join(dir, "x"), []byte("content"), 0o600); err != nil {
 				t.Error(err)
 			}
-			run(t, "umount", dir)
+			shell(t, "umount", dir)
 			b.detach(b.image) // by its source
-			run(t, "e2fsck", "-fn", b.image)
-			if out := run(t, "debugfs", "-R", "cat /x", b.image); !strings.Contains(out, "content") {
+			shell(t, "e2fsck", "-fn", b.image)
+			if out := shell(t, "debugfs", "-R", "cat /x", b.image); !strings.Contains(out, "content") {
 				t.Errorf("the file is not in the image: %q", out)
 			}
 		})
 	}
 }
 
-func run(t *testing.T, name string, args ...string) string {
+func shell(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
@@ -336,9 +336,9 @@ func TestRefused(t *testing.T) {
 func TestHelperKilled(t *testing.T) {
 	b := newBench(t)
 	a := b.attach(true)
-	run(t, "mkfs.ext4", "-q", "-F", a.Device)
+	shell(t, "mkfs.ext4", "-q", "-F", a.Device)
 	dir := t.TempDir()
-	run(t, "mount", a.Device, dir)
+	shell(t, "mount", a.Device, dir)
 	rec, err := b.load(a.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -367,7 +367,7 @@ func TestHelperKilled(t *testing.T) {
 	if _, err := b.Detach(t.Context(), a.Device); !errors.Is(err, ErrBusy) {
 		t.Errorf("detached while it was mounted: %v", err)
 	}
-	run(t, "umount", dir)
+	shell(t, "umount", dir)
 	b.detach(a.Device)
 	b.nothingLeft()
 }

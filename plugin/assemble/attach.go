@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cleave-san/cleave/iscsi"
+	"github.com/cleave-san/cleave/iscsi/initiator"
 	"github.com/cleave-san/cleave/lun/attach"
 	"github.com/cleave-san/cleave/lun/nbd"
 	"github.com/cleave-san/cleave/lun/open"
@@ -264,5 +266,49 @@ func (c closing) Close() error { return c() }
 
 var _ io.Closer = closing(nil)
 
-// hostLUN is a LUN as the host's own initiator reaches it.
-func hostLUN(context.Context, cli.AttachOptions) (*attach.LUN, error) { return nil, nil }
+// hostLUN is a LUN as the host's own initiator reaches it, nil where Auto leaves
+// it to ours. Who it is, is asked before the kernel is told of it.
+func hostLUN(ctx context.Context, o cli.AttachOptions) (*attach.LUN, error) {
+	asked := o.Method == string(attach.ISCSI)
+	if err := attach.Supports(attach.ISCSI); err != nil {
+		if asked {
+			return nil, attachError(err)
+		}
+		return nil, nil
+	}
+	u, err := iscsi.ParseURL(o.Sources.Paths[0])
+	if err != nil {
+		return nil, usage("%w", err)
+	}
+	login := o.Sources.Login
+	if login.Initiator != "" {
+		name, err := hostInitiator(initiatorFile)
+		if err != nil {
+			return nil, err
+		}
+		if name != login.Initiator && !asked {
+			return nil, nil
+		}
+		if name != login.Initiator {
+			return nil, usage("--src-initiator %s: the host's own initiator logs in as %s", login.Initiator, name)
+		}
+	}
+	d, err := openLUN(ctx, o.Sources.Paths[0], login, false)
+	if err != nil {
+		return nil, err
+	}
+	id := d.ID()
+	if err := d.Close(); err != nil {
+		return nil, err
+	}
+	designator, _, _ := strings.Cut(id, " ")
+	naa, _ := strings.CutPrefix(designator, "naa.")
+	if naa == designator {
+		naa = ""
+	}
+	return &attach.LUN{
+		Target: string(u.Target), Portals: append([]string{u.Portal}, o.Portals...), Number: u.LUN,
+		User: u.User, Secret: login.Secret, MutualUser: login.MutualUser, MutualSecret: login.MutualSecret,
+		Identity: id, Identify: initiator.Identify, NAA: naa,
+	}, nil
+}
