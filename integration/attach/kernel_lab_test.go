@@ -59,7 +59,8 @@ func newMachine(t *testing.T) *machine {
 	user, secret := s.Account()
 	_ = user
 	m.run(fmt.Sprintf(`set -e
-ln -s %[1]s /usr/local/bin/cleave
+ls -l %[1]s
+ln -s %[1]s /usr/bin/cleave
 cleave lun udev-rules >/etc/udev/rules.d/59-cleave-attach.rules
 /lib/systemd/systemd-udevd --daemon
 udevadm trigger --action=add
@@ -158,9 +159,10 @@ fio --name=v --filename=/mnt/x/file --size=16m --rw=randrw --bsrange=4k-64k --bl
 umount /mnt/x
 e2fsck -fn %[1]s
 wipefs -q -a %[1]s
-pvcreate -q --config 'devices/filter=["a|.*|"]' -y %[1]s
-vgcreate -q vgx %[1]s
-lvcreate -q -y -an -Zn -L 8M -n lvx vgx
+only="devices { global_filter=[\"a|^%[1]s\$|\",\"r|.*|\"] }"
+pvcreate -q --config "$only" -y %[1]s
+vgcreate -q --config "$only" vgx %[1]s
+lvcreate -q --config "$only" -y -an -Zn -L 8M -n lvx vgx
 udevadm settle -t 60`, dev))
 }
 

@@ -33,10 +33,6 @@ type LUN struct {
 	// its VPD pages 0x83 and 0x80 without their headers.
 	Identity string                             `json:"identity"`
 	Identify func(page83, page80 []byte) string `json:"-"`
-	// NAA is its NAA designator in hexadecimal, "" if it has none: a multipath
-	// map has its name from it.
-	NAA string `json:"naa,omitempty"`
-
 	// Begun is how many of the portals this host was made to know.
 	Begun int `json:"begun"`
 }
@@ -327,13 +323,12 @@ func (r *record) ofThisBoot() bool {
 	return err == nil && boot == r.Boot
 }
 
-// luns is where Rules find what is wanted of a path or a map.
+// luns is where Rules find what is wanted of a path.
 func (m *openISCSI) luns() string { return filepath.Join(m.h.o.Run, "luns") }
 
-// marks are the files there, by name: a path's is its ID_PATH, a map's its DM_UUID.
+// marks are the files there, by name, which is the path's ID_PATH.
 func (m *openISCSI) marks(l *LUN) map[string]string {
-	const alone = "UDISKS_IGNORE=1\nSYSTEMD_READY=0\nDM_UDEV_DISABLE_OTHER_RULES_FLAG=1\n"
-	path := alone
+	path := "CLEAVE_ATTACHED=1\nUDISKS_IGNORE=1\nSYSTEMD_READY=0\nDM_UDEV_DISABLE_OTHER_RULES_FLAG=1\n"
 	if len(l.Portals) == 1 {
 		path += "UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG=1\n"
 	}
@@ -348,9 +343,6 @@ func (m *openISCSI) marks(l *LUN) map[string]string {
 			lun = fmt.Sprintf("0x%04x000000000000", l.Number|0x4000)
 		}
 		all[fmt.Sprintf("ip-%s:%s-iscsi-%s-lun-%s", host, port, l.Target, lun)] = path
-	}
-	if l.NAA != "" {
-		all["mpath-3"+l.NAA] = alone
 	}
 	return all
 }

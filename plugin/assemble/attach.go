@@ -301,14 +301,9 @@ func hostLUN(ctx context.Context, o cli.AttachOptions) (*attach.LUN, error) {
 	if err := d.Close(); err != nil {
 		return nil, err
 	}
-	designator, _, _ := strings.Cut(id, " ")
-	naa, _ := strings.CutPrefix(designator, "naa.")
-	if naa == designator {
-		naa = ""
-	}
 	return &attach.LUN{
 		Target: string(u.Target), Portals: append([]string{u.Portal}, o.Portals...), Number: u.LUN,
 		User: u.User, Secret: login.Secret, MutualUser: login.MutualUser, MutualSecret: login.MutualSecret,
-		Identity: id, Identify: initiator.Identify, NAA: naa,
+		Identity: id, Identify: initiator.Identify,
 	}, nil
 }
