@@ -47,7 +47,10 @@
 //  6. Workers bring up clean views; the data plane's target serves them, read-only
 //     and masked from the first moment. I am recovered, and then ready, under a
 //     lease.
-//  7. Somebody reads me. Released, I give back everything I hold, newest first:
+//  7. Somebody reads me. Asked to, I have a worker write the clean blocks into the
+//     splits themselves, one VM after the other: what it will rewrite is journaled
+//     before its first write, and the devices say how far it is, so I go on after a
+//     crash. I am recovering, and ready again. Released, I give back everything I hold, newest first:
 //     LUNs, views, splits (resynchronised), in-guest snapshots. The same undo
 //     functions run when a step fails, and at the start after a crash.
 package orchestrator

@@ -314,7 +314,7 @@ type Service interface {
 	// Recover puts what the guests snapshot back in the splits of a ready set
 	// themselves, which are clean and Skewed then: LUNs of them can be written to,
 	// and Revert and Break mean the clean content. It is refused with ErrBusy while
-	// a LUN of the set is exposed, and with ErrUsage where an array can't have its
+	// a LUN of the set is exposed or read through its socket, and with ErrUsage where an array can't have its
 	// splits written to, no guest has made a snapshot, or other snapshots would go
 	// without consent; the set is ready then, as it was. The view of a VM ends
 	// before its splits are written. It returns when the set is ready again. After

@@ -71,6 +71,9 @@ type Recoverer interface {
 	// under it, of size bytes: by what was recovered, and by what was written to
 	// the view until now. In order and apart.
 	Rewritten(ctx context.Context, socket, export string, size int64) ([]lun.Extent, error)
+	// Readers is how many of this host are connected to a view's socket, once
+	// those that are leaving have left.
+	Readers(ctx context.Context, socket string) (int, error)
 	// InPlace puts the volumes back to the snapshots on the disks themselves,
 	// which are writable and nobody else's. begin is called before the first
 	// write; its error ends all, and nothing was written. After an error from

@@ -36,7 +36,7 @@ func (e *Engine) Recover(ctx context.Context, id orchestrator.SetID, req orchest
 		if err := r.rewritable(); err != nil {
 			return err
 		}
-		if err := r.unexposed(); err != nil {
+		if err := r.unread(ctx); err != nil {
 			return err
 		}
 		r.mu.Lock()
@@ -71,12 +71,25 @@ func (r *run) rewritable() error {
 	return nil
 }
 
-// unexposed refuses while initiators see a LUN of the set: they would not know
-// that what they have read is stale.
-func (r *run) unexposed() error {
+// unread refuses while somebody may be reading: initiators that see a LUN of the
+// set would not know that what they have read is stale, and readers of a view's
+// socket would lose it.
+func (r *run) unread(ctx context.Context) error {
 	for _, h := range r.holdings() {
 		if h.Kind == journal.PublishedLUN || h.Kind == journal.ExposedSplit {
 			return fmt.Errorf("snapshot set %s: %w: %s is exposed; take it away first (cleave snapshot unexpose %s)", r.id, orchestrator.ErrBusy, h, r.id)
+		}
+	}
+	for _, l := range r.document().LUNs {
+		if l.Socket == "" {
+			continue
+		}
+		n, err := r.e.cfg.Recoverer.Readers(ctx, l.Socket)
+		if err != nil {
+			return fmt.Errorf("snapshot set %s: whether LUN %q is being read: %w", r.id, l.Name, err)
+		}
+		if n > 0 {
+			return fmt.Errorf("snapshot set %s: %w: %d readers are connected to %s, where LUN %q is served; end them first", r.id, orchestrator.ErrBusy, n, l.Socket, l.Name)
 		}
 	}
 	return nil

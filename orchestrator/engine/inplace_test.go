@@ -111,6 +111,7 @@ func TestRecoverInPlaceIsRefused(t *testing.T) {
 		"exposed":       {request(), nil, isErr(orchestrator.ErrBusy)},
 		"no snapshot":   {orchestrator.Request{VMs: []string{"legacy"}}, nil, isErr(orchestrator.ErrUsage)},
 		"not consented": {unexposed(), func(w *world, _ orchestrator.Set) { w.views.discard = true }, isErr(orchestrator.ErrUsage)},
+		"being read":    {unexposed(), func(w *world, _ orchestrator.Set) { w.views.readers = 2 }, isErr(orchestrator.ErrBusy)},
 		"split in use": {unexposed(), func(w *world, s orchestrator.Set) { w.array.inUse = "vol-db-vda" },
 			func(err error) bool { return arrays.KindOf(err) == driver.Busy }},
 		"view does not end": {unexposed(), func(w *world, _ orchestrator.Set) { w.views.stuck = errors.New("it is stuck") },

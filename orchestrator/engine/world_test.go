@@ -171,6 +171,7 @@ type fakeViews struct {
 	wrote   []lun.Extent // by the views, and what is rewritten in place
 	discard bool         // there are others, which want consent
 	inPlace func(string) // runs before the plan is told, and after each write
+	readers int          // of each view
 	stuck   error        // views don't end
 	broken  error        // ends it in the middle
 }
@@ -178,6 +179,8 @@ type fakeViews struct {
 func (v *fakeViews) Rewritten(context.Context, string, string, int64) ([]lun.Extent, error) {
 	return v.wrote, nil
 }
+
+func (v *fakeViews) Readers(context.Context, string) (int, error) { return v.readers, nil }
 
 func (v *fakeViews) InPlace(_ context.Context, disks []lun.Device, want []engine.InGuest, discardOthers bool, begin func(engine.InPlacePlan) error) error {
 	if v.discard && !discardOthers {

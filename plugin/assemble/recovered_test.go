@@ -47,6 +47,11 @@ type lvmScene struct {
 	disks   []lvmDisk
 
 	volume, snapshot, sum string // LVM's names, and what the guest's kernel read of the snapshot
+
+	// table is where the second half of the first 256 entries of the snapshot's
+	// exception table lies on the first disk; 0 if it is a thin one or has chunks
+	// of another size than 4 KiB.
+	table int64
 }
 
 // lvmDisk is a disk of the guest: a volume, and production's way to it.
@@ -141,6 +146,11 @@ func newLVMScene(t *testing.T, volume, snapshot, sum string, images ...string) *
 	s.ok(err)
 	found, err := c.Volume(snapshot)
 	s.ok(err)
+	if !found.Snapshot.Thin && len(images) == 1 {
+		areas, err := found.Group.Map(found.Snapshot.COW)
+		s.ok(err)
+		s.table = areas[0].Off + 4096 + 128*16
+	}
 	vm.Guest = orchestrator.Guest{Requester: "fake-ga 1", CanSnapshot: true,
 		Volumes: []orchestrator.GuestVolume{{Name: volume, UUID: found.Snapshot.Origin.UUID, Kind: "lvm-thick"}}}
 	s.vm = writertest.NewFake("fake", vm)
@@ -353,6 +363,11 @@ func (s *lvmScene) lifeOfSets(consent bool, within int64) {
 	if within > 0 {
 		s.write(s.disks[0].dev, bytes.Repeat([]byte{0x3e}, 4096), within)
 	}
+	// The guest's snapshot is another one, which preserves less: what a clean LUN
+	// shows changes where the array saw no write.
+	if s.table > 0 {
+		s.write(s.disks[0].dev, make([]byte, 128*16), s.table)
+	}
 	for i, d := range s.disks {
 		s.write(d.dev, bytes.Repeat([]byte{0xc1, byte(i)}, 6<<10), d.dev.Size()-200<<10)
 		s.ok(d.dev.Sync())
@@ -401,6 +416,9 @@ func (s *lvmScene) lifeOfSets(consent bool, within int64) {
 	view, err := nbd.Dial(ctx, "unix", l.Socket, nbd.ClientOptions{Export: l.Export})
 	s.ok(err)
 	s.write(view, bytes.Repeat([]byte{0x77}, 4096), view.Size()-64<<10)
+	if _, err := s.engine.Recover(ctx, tuesday.ID, req); !errors.Is(err, orchestrator.ErrBusy) {
+		s.Errorf("in place while its view is read: %v", err)
+	}
 	s.ok(view.Close())
 	tuesdays = s.presented(tuesday)
 	s.incremental(monday, tuesday, clean, tuesdays)

@@ -26,9 +26,9 @@ splits were rewritten is in the set's document and in what snapshot diff lists, 
 a resync copies it back like everything else that changed.
 
 It is refused, and the set stays as it is, while a LUN of the set is exposed (take
-it away with snapshot unexpose), and where other snapshots of the same volumes
+it away with snapshot unexpose) or read on this host by its socket, and where other snapshots of the same volumes
 would be worthless afterwards, unless --discard-others lets them go. The views
-end; readers of their sockets get errors from then on.
+end.
 
 If it fails once it has begun, the set stays recovering: the same command goes on
 where it was, as does the next start of the control plane, and cleave snapshot
