@@ -16,13 +16,12 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/nbd"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/orchestrator"
@@ -124,8 +123,8 @@ func newLVMScene(t *testing.T, volume, snapshot, sum string, images ...string) *
 	var contents []byte
 	var sources []open.Source
 	for i, image := range images {
-		contents = unpackImage(t, image)
-		sources = append(sources, open.Source{Name: image, Device: memory(contents)})
+		contents = luntest.Image(t, image)
+		sources = append(sources, open.Source{Name: image, Device: luntest.ReadOnly(contents)})
 		d := lvmDisk{device: fmt.Sprintf("vd%c", 'a'+i)}
 		v, err := s.client.CreateVolume(t.Context(), remote.CreateVolumeRequest{Name: d.device, Size: int64(len(contents)), Pools: []string{"a", "b", "c", "d"}})
 		s.ok(err)
@@ -255,7 +254,7 @@ func (s *lvmScene) sumOf(disks [][]byte) string {
 	s.Helper()
 	var sources []open.Source
 	for _, b := range disks {
-		sources = append(sources, open.Source{Device: memory(b)})
+		sources = append(sources, open.Source{Device: luntest.ReadOnly(b)})
 	}
 	c, err := open.Probe(s.Context(), sources...)
 	s.ok(err)
@@ -296,38 +295,6 @@ func (s *lvmScene) incremental(from, to orchestrator.Set, copies, want [][]byte)
 		}
 		s.Logf("disk %s: %d regions, %d of %d bytes", x.Device, len(x.Regions), x.Total, len(b))
 	}
-}
-
-func unpackImage(t *testing.T, name string) []byte {
-	t.Helper()
-	in, err := os.Open("../../lun/testdata/" + name + ".img.zst")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// memory is a device that nobody writes to.
-type memory []byte
-
-func (m memory) Size() int64                        { return int64(len(m)) }
-func (m memory) Sync() error                        { return nil }
-func (m memory) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
-func (m memory) ReadAt(p []byte, off int64) (int, error) {
-	if err := lun.CheckRange(off, int64(len(p)), m.Size()); err != nil {
-		return 0, err
-	}
-	return copy(p, m[off:]), nil
 }
 
 // TestRecoveredSetsOnTheEmbeddedArray: sets over volumes of the embedded array
