@@ -2,25 +2,32 @@ package assemble
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
+	"github.com/cleave-san/cleave/arrays/program"
 	"github.com/cleave-san/cleave/orchestrator/engine"
 )
 
-// typeEmbedded is the array of `cleave array`.
-const typeEmbedded = "embedded"
+// Types of arrays.
+const (
+	typeEmbedded = "embedded" // that of `cleave array`
+	typeProgram  = "program"  // anybody's, behind a program that speaks for it
+)
 
 // openArrays makes the arrays of a configuration, and the publisher of
-// recovered views: the target of the first embedded array. Nothing is connected.
-func openArrays(cs []ArrayConfig, tracer trace.Tracer) ([]*arrays.Array, engine.Publisher, error) {
-	var out []*arrays.Array
-	var pub engine.Publisher = noPublisher{}
+// recovered views: the target of the first embedded array. Nothing is connected;
+// programs are asked what they can do. The caller closes what closers has.
+func openArrays(ctx context.Context, cs []ArrayConfig, tracer trace.Tracer, log *slog.Logger) (out []*arrays.Array, pub engine.Publisher, closers []func() error, err error) {
+	pub = noPublisher{}
 	for i, c := range cs {
 		var d driver.Driver
+		o := arrays.Options{Tracer: tracer}
 		switch c.Type {
 		case typeEmbedded:
 			client := remote.New(c.Socket)
@@ -28,15 +35,30 @@ func openArrays(cs []ArrayConfig, tracer trace.Tracer) ([]*arrays.Array, engine.
 				pub = publisher{client}
 			}
 			d = client
+		case typeProgram:
+			p, err := openProgram(ctx, c, log)
+			if err != nil {
+				return nil, nil, closers, fmt.Errorf("arrays[%d]: %w", i, err)
+			}
+			d, o.Without = p, p.Without()
+			closers = append(closers, p.Close)
 		default:
-			return nil, nil, usage("arrays[%d].type: %q: want %s", i, c.Type, typeEmbedded)
+			return nil, nil, closers, unknownType(i, c)
 		}
-		out = append(out, arrays.New(c.Name, d, arrays.Options{Tracer: tracer}))
+		out = append(out, arrays.New(c.Name, d, o))
 	}
 	if len(out) == 0 {
-		return nil, nil, usage("arrays: there is none, so no VM's disk can be split")
+		return nil, nil, closers, usage("arrays: there is none, so no VM's disk can be split")
 	}
-	return out, pub, nil
+	return out, pub, closers, nil
+}
+
+func unknownType(i int, c ArrayConfig) error {
+	return usage("arrays[%d].type: %q: want %s or %s", i, c.Type, typeEmbedded, typeProgram)
+}
+
+func openProgram(ctx context.Context, c ArrayConfig, log *slog.Logger) (*program.Driver, error) {
+	return program.Open(ctx, program.Options{Command: c.Command, Environment: c.Environment, Log: log.With("array", c.Name)})
 }
 
 // publisher serves recovered views by the data plane's target.

@@ -35,9 +35,13 @@ type Config struct {
 // ArrayConfig is one storage array.
 type ArrayConfig struct {
 	Name string `koanf:"name"` // the operator's, as it appears in results
-	Type string `koanf:"type"` // "embedded"
+	Type string `koanf:"type"` // "embedded" or "program"
 	// Socket of the data plane, for type embedded.
 	Socket string `koanf:"socket"`
+	// Command is a program's absolute path and its arguments, and Environment,
+	// NAME=VALUE each, is all that it gets of one; for type program.
+	Command     []string `koanf:"command"`
+	Environment []string `koanf:"environment"`
 }
 
 // WriterConfig is a host with its VMs. There is at most one of each type.
@@ -174,6 +178,24 @@ func (c *Config) resolve(dir string) {
 	}
 }
 
+// check refuses keys of another type of array, and a program that can't be found.
+func (a ArrayConfig) check(at string) error {
+	switch {
+	case a.Type == typeProgram && a.Socket != "":
+		return usage("%s.socket: it is for arrays of type %s", at, typeEmbedded)
+	case a.Type != typeProgram && len(a.Command)+len(a.Environment) > 0:
+		return usage("%s.command: it is for arrays of type %s", at, typeProgram)
+	case a.Type == typeProgram && (len(a.Command) == 0 || !filepath.IsAbs(a.Command[0])):
+		return usage("%s.command: %q: want the absolute path of a program, and its arguments", at, a.Command)
+	}
+	for i, e := range a.Environment {
+		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
+			return usage("%s.environment[%d]: want NAME=VALUE", at, i) // what stands there may be a secret
+		}
+	}
+	return nil
+}
+
 // maxSocket is the longest path of a unix socket (unix(7): 108 bytes with the
 // final zero).
 const maxSocket = 107
@@ -188,6 +210,9 @@ func (c *Config) check() error {
 	for i, a := range c.Arrays {
 		at := fmt.Sprintf("arrays[%d]", i)
 		if err := named(names, at, a.Name); err != nil {
+			return err
+		}
+		if err := a.check(at); err != nil {
 			return err
 		}
 		sockets[at+".socket"] = a.Socket

@@ -78,7 +78,8 @@ func Service(ctx context.Context, c Config, release string, getenv func(string) 
 	if err != nil {
 		return nil, nil, err
 	}
-	storage, pub, err := openArrays(c.Arrays, tracer)
+	storage, pub, ends, err := openArrays(ctx, c.Arrays, tracer, log)
+	closers = append(closers, ends...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -3,6 +3,7 @@ package assemble
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -78,12 +79,31 @@ func listArrays(ctx context.Context, config, socket string, getenv func(string) 
 	}
 	out := make([]cli.Array, 0, len(cs))
 	for i, c := range cs {
-		if c.Type != typeEmbedded {
-			return nil, usage("arrays[%d].type: %q: want %s", i, c.Type, typeEmbedded)
+		switch c.Type {
+		case typeEmbedded:
+			out = append(out, askArray(ctx, c))
+		case typeProgram:
+			out = append(out, askProgram(ctx, c))
+		default:
+			return nil, unknownType(i, c)
 		}
-		out = append(out, askArray(ctx, c))
 	}
 	return out, nil
+}
+
+// askProgram asks a program for its description: all that one without its array
+// has to answer.
+func askProgram(ctx context.Context, c ArrayConfig) cli.Array {
+	x := cli.Array{Name: c.Name, Type: c.Type, State: cli.ArrayOK}
+	p, err := openProgram(ctx, c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		x.State, x.Detail, x.Err = cli.ArraySilent, err.Error(), err
+		return x
+	}
+	if err := p.Close(); err != nil {
+		x.State, x.Detail = cli.ArrayProblems, err.Error()
+	}
+	return x
 }
 
 func askArray(ctx context.Context, c ArrayConfig) cli.Array {
