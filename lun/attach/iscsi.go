@@ -40,6 +40,16 @@ type LUN struct {
 // forget leaves out what must not be kept.
 func (l *LUN) forget() { l.Secret, l.MutualSecret, l.User, l.MutualUser = nil, nil, "", "" }
 
+// kernel is the LUN's number as the kernel writes it: those that peripheral
+// addressing can't hold are of flat space addressing, and show its mark
+// (SAM-5 section 4.7.7).
+func (l *LUN) kernel() int {
+	if l.Number > 255 {
+		return l.Number | 0x4000
+	}
+	return l.Number
+}
+
 // iscsiSupport says why the host's initiator can't, nil if it can.
 func iscsiSupport() error {
 	if _, err := exec.LookPath("iscsiadm"); err != nil {
@@ -133,7 +143,7 @@ func (m *openISCSI) login(ctx context.Context, secrets, l *LUN, portal string) e
 		return err
 	}
 	// What is set by "-o update" would be in an argument: seen by all.
-	if err := editNode(l.Target, portal, nodeSettings(secrets)); err != nil {
+	if err := editNode(nodeDirs, l.Target, portal, nodeSettings(secrets)); err != nil {
 		return err
 	}
 	return run(ctx, "iscsiadm", append(node, "--login")...)
@@ -166,11 +176,11 @@ func (m *openISCSI) disk(ctx context.Context, l *LUN, portal string) (string, er
 		return "", fmt.Errorf("no session with %s at %s after the login", l.Target, portal)
 	}
 	scan := filepath.Join("/sys/class/scsi_host", host, "scan")
-	if err := os.WriteFile(scan, fmt.Appendf(nil, "0 0 %d", l.Number), 0); err != nil {
+	if err := os.WriteFile(scan, fmt.Appendf(nil, "0 0 %d", l.kernel()), 0); err != nil {
 		return "", fmt.Errorf("looking for LUN %d at %s: %w", l.Number, portal, err)
 	}
 	for {
-		if disk := diskOf(session, l.Number); disk != "" {
+		if disk := diskOf(session, l.kernel()); disk != "" {
 			if err := checkIdentity(disk, l); err != nil {
 				return "", fmt.Errorf("LUN %d of %s at %s: %w", l.Number, l.Target, portal, err)
 			}
@@ -216,9 +226,10 @@ func (m *openISCSI) top(ctx context.Context, l *LUN) (string, error) {
 		for _, p := range paths {
 			maps[mapOn(p)]++
 		}
-		for name, n := range maps {
-			if name != "" && n == len(l.Portals) {
-				if _, err := os.Stat(name); err == nil {
+		for dm, n := range maps {
+			if dm != "" && n == len(l.Portals) {
+				name := "/dev/mapper/" + mapName(dm)
+				if resolved(name) == "/dev/"+dm { // udev has come to it
 					return name, nil
 				}
 			}
@@ -235,7 +246,7 @@ func (m *openISCSI) top(ctx context.Context, l *LUN) (string, error) {
 // paths are the disks that there are, one a portal.
 func (m *openISCSI) paths(l *LUN) (disks []string) {
 	for _, p := range l.Portals[:l.Begun] {
-		if d := diskOf(sessionAt(l.Target, p), l.Number); d != "" {
+		if d := diskOf(sessionAt(l.Target, p), l.kernel()); d != "" {
 			disks = append(disks, d)
 		}
 	}
@@ -245,10 +256,13 @@ func (m *openISCSI) paths(l *LUN) (disks []string) {
 func (m *openISCSI) keep(*record) error { return nil }
 
 func (m *openISCSI) device(rec *record) (string, error) {
+	if !rec.ofThisBoot() {
+		return "", nil // what is there now is somebody else's
+	}
 	paths := m.paths(rec.LUN)
 	for _, p := range paths {
-		if name := mapOn(p); name != "" {
-			return name, nil
+		if dm := mapOn(p); dm != "" {
+			return "/dev/" + dm, nil
 		}
 	}
 	if len(paths) > 0 {
@@ -273,28 +287,11 @@ func (m *openISCSI) undo(ctx context.Context, rec *record) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*deviceTimeout)
 	defer cancel()
 	l := rec.LUN
-	for {
-		top, err := m.device(rec)
-		if err != nil {
-			return err
-		}
-		if !strings.HasPrefix(top, mapDir) {
-			break
-		}
-		if err := run(ctx, "multipath", "-f", filepath.Base(top)); err != nil && ctx.Err() == nil {
-			m.h.o.Log.Debug("map is not flushed yet", "error", err)
-		}
-		if mapOn(firstOr(m.paths(l))) == "" {
-			break
-		}
-		if err := pause(ctx); err != nil {
-			return fmt.Errorf("map %s stays: %w: %w", top, ErrBusy, err)
-		}
-	}
-	for _, p := range m.paths(l) {
-		del := filepath.Join("/sys/block", filepath.Base(p), "device/delete")
-		if err := os.WriteFile(del, []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("taking %s away: %w", p, err)
+	if rec.ofThisBoot() {
+		for _, p := range m.paths(l) {
+			if err := m.removePath(ctx, p); err != nil {
+				return err
+			}
 		}
 	}
 	for _, p := range l.Portals[:l.Begun] {
@@ -318,6 +315,33 @@ func (m *openISCSI) undo(ctx context.Context, rec *record) error {
 	return m.unmark(l)
 }
 
+// removePath takes the map off a disk, and then the disk away. multipathd is told
+// to forget it first, or it would make the map again.
+func (m *openISCSI) removePath(ctx context.Context, disk string) error {
+	name := filepath.Base(disk)
+	if dm := mapOn(disk); dm != "" {
+		if err := run(ctx, "multipathd", "del", "path", name); err != nil {
+			m.h.o.Log.Debug("multipathd keeps a path", "path", name, "error", err)
+		}
+	}
+	for mapOn(disk) != "" {
+		if err := run(ctx, "multipath", "-f", mapName(mapOn(disk))); err != nil {
+			m.h.o.Log.Debug("multipath map is not flushed yet", "error", err)
+		}
+		if mapOn(disk) == "" {
+			break
+		}
+		if err := pause(ctx); err != nil {
+			return fmt.Errorf("multipath map %s stays: %w: %w", mapName(mapOn(disk)), ErrBusy, err)
+		}
+	}
+	del := filepath.Join("/sys/block", name, "device/delete")
+	if err := os.WriteFile(del, []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("taking %s away: %w", disk, err)
+	}
+	return nil
+}
+
 func (r *record) ofThisBoot() bool {
 	boot, err := bootID()
 	return err == nil && boot == r.Boot
@@ -339,8 +363,8 @@ func (m *openISCSI) marks(l *LUN) map[string]string {
 			continue
 		}
 		lun := strconv.Itoa(l.Number)
-		if l.Number > 255 { // as path_id writes what is not of peripheral addressing
-			lun = fmt.Sprintf("0x%04x000000000000", l.Number|0x4000)
+		if l.Number > 255 { // as path_id writes it
+			lun = fmt.Sprintf("0x%04x000000000000", l.kernel())
 		}
 		all[fmt.Sprintf("ip-%s:%s-iscsi-%s-lun-%s", host, port, l.Target, lun)] = path
 	}
@@ -379,13 +403,6 @@ func setReadOnly(dev string) error {
 		return fmt.Errorf("making %s read-only: %w", dev, err)
 	}
 	return nil
-}
-
-func firstOr(s []string) string {
-	if len(s) == 0 {
-		return ""
-	}
-	return s[0]
 }
 
 // pause waits a little, or says why there is no time left.

@@ -14,13 +14,13 @@ var nodeDirs = []string{"/etc/iscsi/nodes", "/var/lib/iscsi/nodes"}
 
 // editNode sets values in a node record, which only root can read: iscsiadm's
 // own way would show them in its arguments.
-func editNode(target, portal string, set [][2]string) error {
+func editNode(dirs []string, target, portal string, set [][2]string) error {
 	host, port, err := net.SplitHostPort(portal)
 	if err != nil {
 		return err
 	}
 	var files []string
-	for _, dir := range nodeDirs {
+	for _, dir := range dirs {
 		records, _ := filepath.Glob(filepath.Join(dir, target, host+","+port+"*"))
 		for _, r := range records {
 			if st, err := os.Stat(r); err == nil && st.IsDir() {
@@ -32,7 +32,7 @@ func editNode(target, portal string, set [][2]string) error {
 		}
 	}
 	if len(files) == 0 {
-		return fmt.Errorf("no node record of %s at %s in %s", target, portal, strings.Join(nodeDirs, " or "))
+		return fmt.Errorf("no node record of %s at %s in %s", target, portal, strings.Join(dirs, " or "))
 	}
 	for _, path := range files {
 		b, err := os.ReadFile(path)

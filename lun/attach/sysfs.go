@@ -58,23 +58,22 @@ func diskOf(session string, number int) string {
 	return ""
 }
 
-// mapDir is where device-mapper's names are.
-const mapDir = "/dev/mapper/"
-
-// mapOn is the multipath map that holds a disk, "" if none does.
+// mapOn is the multipath map that holds a disk, as "dm-0"; "" if none does.
 func mapOn(disk string) string {
 	if disk == "" {
 		return ""
 	}
 	held, _ := filepath.Glob(filepath.Join("/sys/block", filepath.Base(disk), "holders/dm-*"))
 	for _, h := range held {
-		dm := filepath.Join("/sys/block", filepath.Base(h), "dm")
-		if strings.HasPrefix(line(filepath.Join(dm, "uuid")), "mpath-") {
-			return mapDir + line(filepath.Join(dm, "name"))
+		if strings.HasPrefix(line(filepath.Join("/sys/block", filepath.Base(h), "dm/uuid")), "mpath-") {
+			return filepath.Base(h)
 		}
 	}
 	return ""
 }
+
+// mapName is device-mapper's name of a map.
+func mapName(dm string) string { return line(filepath.Join("/sys/block", dm, "dm/name")) }
 
 // line is the one line of an attribute, "" if it can't be read.
 func line(path string) string {
