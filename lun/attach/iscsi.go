@@ -96,6 +96,9 @@ func (m *openISCSI) attach(ctx context.Context, rec *record, r Request) error {
 			return fmt.Errorf("this host has a node record of %s at %s already: %w", l.Target, p, ErrBusy)
 		}
 	}
+	if err := rec.save(); err != nil { // by their addresses marks are found again
+		return err
+	}
 	if err := m.mark(l); err != nil {
 		return err
 	}
