@@ -259,6 +259,6 @@ func TestMethods(t *testing.T) {
 	if _, err := m.stage.Cleave(m.ctx, "volume", "unexpose", "data"); err != nil {
 		t.Fatal(err)
 	}
-	m.fails(two, "no such LUN")
+	m.fails(two, "authentication failed") // it shows nothing to us any more, so we are nobody
 	m.nothingLeft()
 }
