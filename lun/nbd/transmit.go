@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -12,9 +13,13 @@ import (
 	"github.com/cleave-san/cleave/lun"
 )
 
-// maxInFlight is how many payload bytes one connection may hold in memory: the
-// longest request, or many of the usual length.
-const maxInFlight = MaxPayload
+// maxInFlight is how many payload bytes one connection may hold in memory, or one
+// longer request. More of the usual length would only be cold in the processor's
+// caches when their turn comes.
+const maxInFlight = 8 << 20
+
+// requestBuffer is what is read of requests that have arrived together, in bytes.
+const requestBuffer = 16 << 10
 
 // transmission is the server's side of one connection after negotiation.
 // One goroutine reads requests; each is carried out by a goroutine of its own,
@@ -38,9 +43,10 @@ func (t *transmission) run(ctx context.Context) error {
 	// Requests under way are answered before the connection goes, as the
 	// specification asks for NBD_CMD_DISC.
 	defer wg.Wait()
+	in := bufio.NewReaderSize(t.conn, requestBuffer)
 	var head [requestSize]byte
 	for {
-		if _, err := io.ReadFull(t.conn, head[:]); err != nil {
+		if _, err := io.ReadFull(in, head[:]); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
@@ -61,13 +67,13 @@ func (t *transmission) run(ctx context.Context) error {
 		var buf []byte
 		held := 0
 		if carries || r.cmd == cmdRead && r.length <= MaxPayload {
-			held = int(r.length)
+			held = min(int(r.length), maxInFlight)
 		}
 		t.budget.take(held)
 		t.depth <- struct{}{}
 		if carries {
-			buf = t.s.buffers.get(held)
-			if _, err := io.ReadFull(t.conn, buf); err != nil {
+			buf = t.s.buffers.get(int(r.length))
+			if _, err := io.ReadFull(in, buf); err != nil {
 				return fmt.Errorf("NBD export %q: reading the data of a write: %w", t.e.Name, err)
 			}
 		}

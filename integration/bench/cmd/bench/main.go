@@ -18,6 +18,7 @@ import (
 	"github.com/cleave-san/cleave/integration/bench"
 	"github.com/cleave-san/cleave/integration/bench/embedded"
 	"github.com/cleave-san/cleave/integration/bench/iscsi"
+	"github.com/cleave-san/cleave/integration/bench/nbd"
 	"github.com/cleave-san/cleave/integration/bench/recovery"
 	"github.com/cleave-san/cleave/integration/bench/vdisk"
 )
@@ -27,6 +28,7 @@ var families = []func(bench.Options) bench.Family{
 	embedded.Family,
 	iscsi.Family,
 	iscsi.InitiatorFamily,
+	nbd.Family,
 	vdisk.Family,
 	recovery.Family,
 }
