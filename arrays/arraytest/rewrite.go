@@ -41,7 +41,22 @@ func testRewrite(t *testing.T, l *Lab) {
 	if err := d.Sync(); err != nil {
 		t.Fatal(err)
 	}
+	// Who comes next waits for the one before.
+	type opened struct {
+		d   lun.Device
+		err error
+	}
+	next := make(chan opened, 1)
+	go func() {
+		d, err := a.Rewrite(t.Context(), id)
+		next <- opened{d, err}
+	}()
 	shut(t, d)
+	second := <-next
+	if second.err != nil {
+		t.Fatalf("Rewrite after another: %v", second.err)
+	}
+	shut(t, second.d)
 
 	want := bytes.Clone(was)
 	copy(want[256<<10:], bytes.Repeat([]byte{9}, 8<<10))

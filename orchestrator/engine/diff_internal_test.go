@@ -3,8 +3,11 @@ package engine
 import (
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/orchestrator"
 )
 
 // What is told more coarsely covers all that it did, in order, within the disk.
@@ -34,4 +37,43 @@ func TestCoarser(t *testing.T) {
 	if len(c.Regions) != 334 {
 		t.Errorf("what was given has become %d regions", len(c.Regions))
 	}
+}
+
+// However much was rewritten, and however often: few regions are told, in order
+// and apart, and they cover all of it.
+func TestUniteRegions(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const sectors = 40000
+		size := int64(sectors*sector) - rapid.Int64Range(0, sector-1).Draw(t, "short of a sector")
+		covered := make([]bool, sectors)
+		var told []orchestrator.Region
+		for range rapid.IntRange(1, 3).Draw(t, "attempts") {
+			step := rapid.IntRange(2, 9).Draw(t, "step")
+			var list []lun.Extent
+			for i := rapid.IntRange(0, 9).Draw(t, "first"); i < sectors; i += step {
+				off := int64(i) * sector
+				list = append(list, lun.Extent{Off: off, Len: min(sector, size-off)})
+				covered[i] = true
+			}
+			told = uniteRegions(told, list, size)
+		}
+		if len(told) > maxRewritten {
+			t.Fatalf("%d regions", len(told))
+		}
+		end := int64(-1)
+		for _, r := range told {
+			if r.Offset <= end || r.Length <= 0 || r.Offset+r.Length > size {
+				t.Fatalf("region %+v after one that ends at %d, of %d", r, end, size)
+			}
+			end = r.Offset + r.Length
+			for i := r.Offset / sector; i*sector < end; i++ {
+				covered[i] = false
+			}
+		}
+		for i, left := range covered {
+			if left {
+				t.Fatalf("sector %d was rewritten and is not told", i)
+			}
+		}
+	})
 }
