@@ -154,8 +154,10 @@ func (t *pcTrace) splitWith(fault pcFault) error {
 			t.fs.Fail(fault)
 		}
 		snaps, err := t.splitNow(s.tag, ids)
-		t.fs.Fail(nil)
 		t.m.set(func() { s.last = uint32(len(t.m.ops) - 1) })
+		if err := t.calm(); err != nil {
+			return err
+		}
 		if err != nil {
 			t.note(&t.taken, "split: %v", err)
 			t.m.set(func() {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -80,6 +81,9 @@ var pcLeft func() int64
 // pcNear is for how many sync points after one that was left out to look.
 const pcNear = 12
 
+// pcStuck is after what time a trace hangs. It takes seconds.
+const pcStuck = 4 * time.Minute
+
 // pcRun performs one trace and checks what is left at each of its sync points,
 // or at one of them.
 func pcRun(ctx context.Context, seed uint64, at int64) (cuts int, err error) {
@@ -89,6 +93,10 @@ func pcRun(ctx context.Context, seed uint64, at int64) (cuts int, err error) {
 	if raceEnabled {
 		t.steps /= 5
 	}
+	defer time.AfterFunc(pcStuck, func() {
+		debug.SetTraceback("all")
+		panic(fmt.Sprintf("CLEAVE_POWERCUT_SEED=%d: not over after %v\nlately:\n%s", seed, pcStuck, t.lately()))
+	}).Stop()
 	queue := make(chan pcCut)
 	var n, points atomic.Int64
 	var look struct{ left, until atomic.Int64 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/disk/disktest"
@@ -31,7 +32,8 @@ type pcTrace struct {
 	devs map[*pcDevice]*Volume
 	tags int
 	// cleans: under load, one of so many writes is followed by a clean.
-	cleans int
+	cleans  int
+	meddler *pcMeddler // while there is one
 
 	steps int      // that it has
 	more  []string // names of those that come often
@@ -363,19 +365,41 @@ func (t *pcTrace) clean() error { return t.devs[t.volume()].v.cleanNow() }
 // pcFault says what a call to the file system fails with.
 type pcFault func(op disktest.Op, name string) error
 
+// pcMeddler writes in the middle of a call to the file system. It holds mu while
+// it does, and for good once it is not to any more.
+type pcMeddler struct {
+	mu  sync.Mutex
+	err error
+}
+
+// pcMeddling is for how long a call waits for what is done in the middle of it.
+// That may have to wait for the call: for room in the log of one volume, while a
+// split of several is undone, for which the clean of another is waited for that
+// the call comes from. Then it goes on beside the call.
+const pcMeddling = time.Second
+
 // meddleAt writes to all volumes and clears their marks whenever it is asked of a
 // call that at names, before the call has an effect; then fault says whether it
-// succeeds.
+// succeeds. It is over when calm returns.
 func (t *pcTrace) meddleAt(at func(disktest.Op, string) bool, fault pcFault) pcFault {
 	rng, vols := rand.New(rand.NewPCG(t.rng.Uint64(), 0)), t.volumes()
-	var mu sync.Mutex
+	m := new(pcMeddler)
+	t.meddler = m
 	return func(op disktest.Op, name string) error {
-		if at(op, name) && mu.TryLock() {
-			defer mu.Unlock()
-			for _, d := range vols {
-				if err := t.meddle(rng, d); err != nil {
-					return err
+		if at(op, name) && m.mu.TryLock() {
+			done := make(chan struct{})
+			go func() {
+				defer m.mu.Unlock()
+				defer close(done)
+				for _, d := range vols {
+					if m.err == nil {
+						m.err = t.meddle(rng, d)
+					}
 				}
+			}()
+			select {
+			case <-done:
+			case <-time.After(pcMeddling):
 			}
 		}
 		if fault == nil {
@@ -383,6 +407,22 @@ func (t *pcTrace) meddleAt(at func(disktest.Op, string) bool, fault pcFault) pcF
 		}
 		return fault(op, name)
 	}
+}
+
+// calm has calls to the file system succeed again, and nothing be done in the
+// middle of them.
+func (t *pcTrace) calm() error {
+	t.fs.Fail(nil)
+	m := t.meddler
+	if m == nil {
+		return nil
+	}
+	t.meddler = nil
+	m.mu.Lock()
+	if m.err != nil {
+		return fmt.Errorf("in the middle of a call: %w", m.err)
+	}
+	return nil
 }
 
 // meddle writes to a volume, syncs it and clears marks, in one order or another.

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -88,8 +89,7 @@ func (t *pcTrace) filling(d *pcDevice, fn func() error) error {
 	if err == nil {
 		err = t.a.WaitInSync(t.ctx, driver.VolumeID(d.name))
 	}
-	t.fs.Fail(nil)
-	return err
+	return errors.Join(err, t.calm())
 }
 
 // loseMirror has writes to one mirror fail, or its syncs. It stays broken, or is
