@@ -77,7 +77,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 	if a, ok := nc.LocalAddr().(*net.TCPAddr); ok {
 		c.local = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
 	}
-	c.src.init(nc)
+	c.src.init(nc, &s.looking)
 	c.rd = pdu.NewReader(&c.src, loginBuffer, loginDataMax)
 	c.window = uint32(2 * s.opt.QueueDepth)
 	c.tx.init(&s.readShare)

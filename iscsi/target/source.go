@@ -2,7 +2,10 @@ package target
 
 import (
 	"errors"
+	"io"
 	"net"
+	"os"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -13,14 +16,16 @@ var errNothing = errors.New("nothing has arrived")
 // One goroutine at a time uses it.
 type source struct {
 	net.Conn
-	raw syscall.RawConn // nil: not this kind of connection
-	now bool
-	try func(fd uintptr) bool
-	buf []byte
-	n   int
+	raw  *patience // nil: not this kind of connection
+	now  bool
+	once func(fd uintptr) bool // one attempt
+	wait func(fd uintptr) bool
+	buf  []byte
+	n    int
+	err  error
 }
 
-func (s *source) init(nc net.Conn) {
+func (s *source) init(nc net.Conn, looking *atomic.Bool) {
 	s.Conn = nc
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
@@ -30,10 +35,14 @@ func (s *source) init(nc net.Conn) {
 	if err != nil {
 		return
 	}
-	s.raw = raw
-	s.try = func(fd uintptr) bool {
-		s.n, _ = syscall.Read(int(fd), s.buf)
-		return true // one attempt
+	s.raw = newPatience(raw, looking)
+	s.once = func(fd uintptr) bool {
+		s.n, s.err = syscall.Read(int(fd), s.buf)
+		return true
+	}
+	s.wait = func(fd uintptr) bool {
+		s.once(fd)
+		return !errors.Is(s.err, syscall.EAGAIN) && !errors.Is(s.err, syscall.EINTR)
 	}
 }
 
@@ -48,14 +57,24 @@ func (s *source) SyscallConn() (syscall.RawConn, error) {
 
 // Read implements io.Reader. An end or an error is left to a Read that waits.
 func (s *source) Read(p []byte) (int, error) {
-	if !s.now {
+	if s.raw == nil {
 		return s.Conn.Read(p)
 	}
-	s.buf, s.n = p, 0
-	err := s.raw.Read(s.try)
-	s.buf = nil
-	if err != nil || s.n <= 0 {
-		return 0, errNothing
+	s.buf = p
+	defer func() { s.buf = nil }()
+	if s.now {
+		if err := s.raw.RawConn.Read(s.once); err != nil || s.n <= 0 {
+			return 0, errNothing
+		}
+		return s.n, nil
+	}
+	switch err := s.raw.Read(s.wait); {
+	case err != nil:
+		return 0, err
+	case s.err != nil:
+		return 0, os.NewSyscallError("read", s.err)
+	case s.n == 0 && len(p) > 0:
+		return 0, io.EOF
 	}
 	return s.n, nil
 }
