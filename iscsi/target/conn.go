@@ -62,7 +62,8 @@ type conn struct {
 	nextTTT uint32
 	writes  int64 // bytes that the data of writes holds
 
-	text textExchange // the reader's
+	text  textExchange // the reader's
+	asked bool         // the reader's: R2Ts wait to be sent
 
 	kept      []*nexus      // of tasks that the reader will perform; the reader's, and changed with mu
 	turn      atomic.Uint64 // see serve

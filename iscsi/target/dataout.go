@@ -101,7 +101,8 @@ func (c *conn) fill(t *task, off, n uint32) error {
 	return c.rd.Skip()
 }
 
-// proceed does what comes next for a task that is collecting. conn.mu is held.
+// proceed does what comes next for a task that is collecting, in the reader.
+// conn.mu is held.
 func (c *conn) proceed(t *task) {
 	d := &t.out
 	switch {
@@ -113,13 +114,14 @@ func (c *conn) proceed(t *task) {
 		t.nx.enqueue(t)
 	case d.open > 0, len(t.nx.waiting) == 0 && t.nx.grant(t), d.granted:
 		c.ask(t)
+		c.asked = true
 	default:
 		t.nx.waiting = append(t.nx.waiting, t)
 	}
 }
 
-// ask sends as many R2Ts as may be outstanding (RFC 7143 section 11.8). conn.mu is
-// held, and the memory is granted.
+// ask queues as many R2Ts as may be outstanding (RFC 7143 section 11.8). conn.mu is
+// held, and the memory is granted. The caller has them sent.
 func (c *conn) ask(t *task) {
 	d := &t.out
 	if uint32(len(d.buf.mem)) < d.want {
@@ -142,7 +144,7 @@ func (c *conn) ask(t *task) {
 		o.h.SetOffset(d.asked)
 		o.h.SetDesired(n)
 		o.stat = nextStatSN
-		c.tx.send(o)
+		c.tx.add(o)
 		d.r2tSN++
 		d.asked += n
 	}

@@ -131,5 +131,6 @@ func (n *nexus) resumeLocked() {
 		t := n.waiting[0]
 		n.waiting = slices.Delete(n.waiting, 0, 1)
 		n.ss.conn.ask(t)
+		n.ss.conn.tx.work.Signal()
 	}
 }

@@ -50,6 +50,10 @@ func (c *conn) read() error {
 			}
 			return err
 		}
+		if c.asked {
+			c.sendNow()
+			c.asked, owed = false, 0
+		}
 	}
 	return nil
 }

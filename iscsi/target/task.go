@@ -220,14 +220,9 @@ func (t *task) finish() {
 		// the task any more must not be answered before it.
 		t.respond()
 	}
-	alone := len(c.tasks) == 0
 	c.mu.Unlock()
-	switch {
-	case gone, t.inline:
-	case alone:
+	if !gone && !t.inline {
 		c.sendNow()
-	default:
-		c.tx.work.Signal()
 	}
 	if gone {
 		t.in.abandon(c)
