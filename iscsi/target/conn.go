@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cleave-san/cleave/iscsi/patient"
 	"github.com/cleave-san/cleave/iscsi/pdu"
 )
 
@@ -78,7 +79,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 	if a, ok := nc.LocalAddr().(*net.TCPAddr); ok {
 		c.local = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
 	}
-	c.src.init(nc, &s.looking)
+	c.src.Conn = patient.New(nc, &s.looking)
 	c.rd = pdu.NewReader(&c.src, loginBuffer, loginDataMax)
 	c.window = uint32(2 * s.opt.QueueDepth)
 	c.tx.init(&s.readShare)

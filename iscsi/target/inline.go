@@ -130,7 +130,7 @@ func (c *conn) idle() bool { return c.rd.Buffered() < pdu.HeaderLen }
 // more looks, without waiting, whether the initiator has sent more. Answers to all
 // of that go out together.
 func (c *conn) more() bool {
-	c.src.now = c.src.raw != nil
+	c.src.now = c.src.CanReadNow()
 	ok := c.src.now && c.rd.Peek(pdu.HeaderLen)
 	c.src.now = false
 	return ok

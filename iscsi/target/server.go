@@ -32,7 +32,7 @@ type Server struct {
 	workers atomic.Int64 // goroutines that may be inside a device
 	idle    chan struct{}
 
-	looking atomic.Bool // a reader does, see patience
+	looking atomic.Bool // a reader does, see iscsi/patient
 
 	readShare, writeShare atomic.Int64 // bytes that one connection may hold, now
 	big                   budget       // commands beyond their share
