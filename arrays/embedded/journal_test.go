@@ -106,6 +106,50 @@ func TestJournalKeepsMarks(t *testing.T) {
 	})
 }
 
+// What was cleared before a restart is not marked again beside what is marked
+// after it, wherever the power fails then: that would be more than the limit.
+func TestJournalForgetsAtRestart(t *testing.T) {
+	const size = bitsPerBlock * regionSize
+	fs := disktest.New()
+	m, err := createLog(fs, "/log", size, regionSize)
+	if err == nil {
+		err = fs.SyncDir("/")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	const before, after = 1, 2
+	m.set(before)
+	if err := m.flushMarks([]int64{before}); err != nil {
+		t.Fatal(err)
+	}
+	m.clear(before)
+	if err := m.flush(); err != nil {
+		t.Fatal(err)
+	}
+	m.close()
+	if m, _, err = openMap(fs, "/log", size); err != nil {
+		t.Fatal(err)
+	}
+	cuts := 0
+	fs.OnSync(func(disktest.Point) {
+		for seed := range uint64(100) {
+			cuts++
+			left, _, err := openMap(fs.Cut(seed), "/log", size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left.get(before) && left.get(after) {
+				t.Fatalf("cut %d: both are marked", seed)
+			}
+		}
+	})
+	m.set(after)
+	if err := m.flushMarks([]int64{after}); err != nil || cuts == 0 {
+		t.Fatalf("%v, %d cuts", err, cuts)
+	}
+}
+
 // A sector of the journal that counts and is damaged marks everything; one that
 // does not count marks nothing.
 func TestJournalDamaged(t *testing.T) {

@@ -178,6 +178,12 @@ func openMap(fs disk.FS, path string, size int64) (m *mapFile, bad int, err erro
 		var more int64
 		more, err = m.replay(f)
 		bad += int(more)
+		if err == nil {
+			// What was read may not be stable: a process that ended leaves a
+			// journal that was reset in the cache. Were it lost while the first
+			// new marks are kept, they would count beside what was cleared.
+			err = f.Sync()
+		}
 	}
 	if err != nil {
 		f.Close()
