@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/iscsi/chap"
-	"github.com/cleave-san/cleave/iscsi/patient"
 	"github.com/cleave-san/cleave/iscsi/pdu"
 )
 
@@ -92,7 +90,7 @@ func dial(ctx context.Context, o *Options, portal string, target iscsi.Name, isi
 	}
 	// Closing is what ends a login that ctx has overtaken: nothing can reset it.
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	w := &wire{nc: nc, rd: pdu.NewReader(patient.New(nc, new(atomic.Bool)), loginDataMax, loginDataMax), par: defaultParams(), portal: portal, cmdSN: 1}
+	w := &wire{nc: nc, rd: pdu.NewReader(nc, loginDataMax, loginDataMax), par: defaultParams(), portal: portal, cmdSN: 1}
 	l := login{w: w, o: o, target: target, isid: isid, algorithms: algorithms, seen: map[string]bool{}}
 	err = l.run()
 	if !stop() && ctx.Err() != nil {

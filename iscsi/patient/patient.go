@@ -69,13 +69,14 @@ func New(nc net.Conn, looking *atomic.Bool) *Conn {
 	return c
 }
 
-// SyscallConn implements syscall.Conn, for who reads in another way than Read, with
-// the same patience. It is not for writing.
+// SyscallConn implements syscall.Conn, for who reads past Read. It is the
+// connection's own, without patience: who waits for the rest of something long
+// waits for a peer at work, and should leave it the processor.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 	if c.raw == nil {
 		return nil, errors.ErrUnsupported
 	}
-	return c.raw, nil
+	return c.raw.RawConn, nil
 }
 
 // Read implements io.Reader.
