@@ -73,8 +73,12 @@ func New() *FS {
 }
 
 // OnSync has fn called at every sync point, by whoever syncs and before it takes
-// effect. fn may call Cut. It is set before the file system is used.
-func (f *FS) OnSync(fn func(Point)) { f.onSync = fn }
+// effect. fn may call Cut. OnSync(nil) ends it; a call under way may still come.
+func (f *FS) OnSync(fn func(Point)) {
+	f.mu.Lock()
+	f.onSync = fn
+	f.mu.Unlock()
+}
 
 // Fail has fn asked before a call what it is to fail with; nil lets it pass.
 // A call that fails has had no effect. Fail(nil) ends it.
@@ -101,10 +105,10 @@ func (f *FS) failing(op Op, name string) error {
 func (f *FS) point(op Op, name string) {
 	f.mu.Lock()
 	f.points++
-	p := Point{N: f.points, Op: op, Name: name}
+	p, fn := Point{N: f.points, Op: op, Name: name}, f.onSync
 	f.mu.Unlock()
-	if f.onSync != nil {
-		f.onSync(p)
+	if fn != nil {
+		fn(p)
 	}
 }
 
