@@ -2,14 +2,10 @@ package disk
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/cleave-san/cleave/lun"
 )
 
 // OS is the file system of this host.
@@ -82,7 +78,7 @@ func (osFS) Space(dir string) (size, free int64, err error) {
 
 type osFile struct {
 	*os.File
-	seek sync.Mutex // SEEK_DATA moves the descriptor's offset
+	known allocated
 }
 
 func (f *osFile) OS() *os.File { return f.File }
@@ -112,7 +108,13 @@ func (f *osFile) Sync() error {
 	return f.call("fdatasync", unix.Fdatasync)
 }
 
+func (f *osFile) Truncate(size int64) error {
+	defer f.known.forget()
+	return f.File.Truncate(size)
+}
+
 func (f *osFile) PunchHole(off, n int64) error {
+	defer f.known.forget()
 	err := f.call("punch hole", func(fd int) error {
 		return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	})
@@ -123,6 +125,7 @@ func (f *osFile) PunchHole(off, n int64) error {
 }
 
 func (f *osFile) Zero(off, n int64) error {
+	defer f.known.forget()
 	err := f.call("zero range", func(fd int) error {
 		return unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	})
@@ -143,50 +146,4 @@ func (f *osFile) writeZeroes(off, n int64) error {
 		off, n = off+k, n-k
 	}
 	return nil
-}
-
-func (f *osFile) Extents(off, n int64, fn func(lun.Extent) error) error {
-	for end := off + n; off < end; {
-		data, err := f.next(off, unix.SEEK_DATA, end)
-		if err != nil {
-			return err
-		}
-		if data > off {
-			if err := fn(lun.Extent{Off: off, Len: data - off, Hole: true}); err != nil {
-				return err
-			}
-			off = data
-			continue
-		}
-		hole, err := f.next(off, unix.SEEK_HOLE, end)
-		if err != nil {
-			return err
-		}
-		if hole <= off { // the file changed between the two calls
-			hole = min(off+4096, end)
-		}
-		if err := fn(lun.Extent{Off: off, Len: hole - off}); err != nil {
-			return err
-		}
-		off = hole
-	}
-	return nil
-}
-
-// next is the offset of the next data or hole from off, at most end.
-func (f *osFile) next(off int64, whence int, end int64) (int64, error) {
-	f.seek.Lock()
-	defer f.seek.Unlock()
-	var at int64
-	err := f.call("seek", func(fd int) (err error) {
-		at, err = unix.Seek(fd, off, whence)
-		return err
-	})
-	switch {
-	case errors.Is(err, unix.ENXIO) && whence == unix.SEEK_DATA:
-		return end, nil // nothing but a hole up to the end of the file
-	case err != nil:
-		return 0, fmt.Errorf("map of %s: %w", f.Name(), err)
-	}
-	return min(at, end), nil
 }

@@ -102,3 +102,47 @@ func TestHolesAndZeroes(t *testing.T) {
 		}
 	}
 }
+
+// What is known of a file's extents is no longer believed once a hole was made,
+// however that was done.
+func TestExtentsAfterAHoleWasMade(t *testing.T) {
+	const size = 1 << 20
+	for name, make := range map[string]func(File) error{
+		"punched":   func(f File) error { return f.PunchHole(size/4, size/4) },
+		"cut short": func(f File) error { return errors.Join(f.Truncate(size/4), f.Truncate(size)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, err := OS().OpenFile(filepath.Join(t.TempDir(), "raw"), os.O_RDWR|os.O_CREATE)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := f.WriteAt([]byte(strings.Repeat("x", size)), 0); err != nil {
+				t.Fatal(err)
+			}
+			first := func(off int64) (x lun.Extent) {
+				t.Helper()
+				done := errors.New("one is enough")
+				err := f.Extents(off, size-off, func(e lun.Extent) error { x = e; return done })
+				if !errors.Is(err, done) {
+					t.Fatal(err)
+				}
+				return x
+			}
+			for _, off := range []int64{4096, 0, 8192} {
+				if got, want := first(off), (lun.Extent{Off: off, Len: size - off}); got != want {
+					t.Errorf("written: %+v, want %+v", got, want)
+				}
+			}
+			if err := make(f); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := first(0), (lun.Extent{Len: size / 4}); got != want {
+				t.Errorf("with a hole: %+v, want %+v", got, want)
+			}
+			if got := first(size / 4); !got.Hole {
+				t.Errorf("the hole: %+v", got)
+			}
+		})
+	}
+}
