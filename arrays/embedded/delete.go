@@ -48,7 +48,7 @@ func (a *Array) deleteVolume(v *volume) error {
 	a.mu.Lock()
 	delete(a.volumes, v.id)
 	a.mu.Unlock()
-	v.stopScrub()
+	v.stopScrub(errScrubStopped)
 	v.stopFills()
 	if err := v.shut(); err != nil {
 		a.o.Logger.Warn("closing a deleted volume", "volume", v.name, "error", err)
@@ -64,13 +64,14 @@ func (a *Array) deleteVolume(v *volume) error {
 	return nil
 }
 
-// stopScrub ends a scrub that is under way.
-func (v *volume) stopScrub() {
+// stopScrub ends a scrub that is under way. What it repaired is stable when it
+// returns.
+func (v *volume) stopScrub(why error) {
 	v.mu.Lock()
 	s := v.scrub
 	v.mu.Unlock()
 	if s != nil {
-		s.cancel(errScrubStopped)
+		s.cancel(why)
 		<-s.done
 	}
 }

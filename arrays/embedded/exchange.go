@@ -131,6 +131,7 @@ func (x *exchange) run(verb string) (err error) {
 		v.unblock()
 		return err
 	}
+	v.stopScrub(fmt.Errorf("the volume's %s began", verb))
 	v.pauseFills()
 	if err = x.prepare(); err == nil {
 		err = x.commit()
@@ -371,16 +372,14 @@ func (v *volume) unblock() {
 }
 
 // quiesce makes everything stable that was written to a volume which nobody
-// uses, and clears the intent log.
+// uses, scrubs or equalises, and clears the intent log. Whatever is not stable
+// has a mark, so that clearing all of them is enough.
 func (v *volume) quiesce() error {
 	if v.recovering.Load() > 0 {
 		return driver.Errorf(driver.NotSynchronized, "%s: its mirrors are still being compared after a crash", v.label)
 	}
 	if v.mirrorsInSync() == 0 {
 		return nil
-	}
-	if err := v.sync(); err != nil {
-		return err
 	}
 	v.cleaning.Lock()
 	defer v.cleaning.Unlock()

@@ -57,12 +57,8 @@ func newJournal(blocks int64) *journal {
 	return &journal{sectors: min(max(blocks, minJournal), maxJournal), lap: 1}
 }
 
-// flushMarks makes bits that were set before the call stable. Without a journal
-// it is flush.
+// flushMarks makes bits that were set before the call stable, by the journal.
 func (m *mapFile) flushMarks(marks []int64) error {
-	if m.journal == nil {
-		return m.flush()
-	}
 	m.flushing.Lock()
 	defer m.flushing.Unlock()
 	j := m.journal

@@ -172,7 +172,7 @@ func TestRangesAwait(t *testing.T) {
 func TestIntentLogIsBounded(t *testing.T) {
 	path := filepath.Join(testDir(t), "log")
 	const unit = 4 << 20
-	m, err := createMap(disk.OS(), path, 1<<40, unit)
+	m, err := createLog(disk.OS(), path, 1<<40, unit)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func pcCheck(fs *disktest.FS, e *pcExpect, seed uint64, nested int64) (err error
 	if err == nil {
 		err = c.giveBack()
 	}
-	err = errors.Join(err, a.Close(), ev.damage(e.mapLost))
+	err = errors.Join(err, a.Close(), ev.damage(e.damaged))
 	if err == nil {
 		err = c.leftBehind()
 	}
@@ -74,12 +74,12 @@ func pcCheck(fs *disktest.FS, e *pcExpect, seed uint64, nested int64) (err error
 }
 
 // damage says that something was lost that no loss of power accounts for. A map
-// may be, if one was taken away.
-func (c *collector) damage(mapLost bool) error {
+// may be, if more was done than that.
+func (c *collector) damage(damaged bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.events {
-		if e.Kind == MapDamaged && mapLost {
+		if e.Kind == MapDamaged && damaged {
 			continue
 		}
 		switch e.Kind {
@@ -116,7 +116,7 @@ func (c *pcChecker) all() error {
 // marks honours the bound of what is copied after a crash.
 func (c *pcChecker) marks() error {
 	for _, v := range c.a.allVolumes() {
-		if n := v.log.marked(); n > pcMarked && !c.e.mapLost {
+		if n := v.log.marked(); n > pcMarked && !c.e.damaged {
 			return fmt.Errorf("%s: %d regions were marked, and %d is the limit", v.label, n, pcMarked)
 		}
 	}

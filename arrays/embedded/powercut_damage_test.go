@@ -45,7 +45,7 @@ func TestPowerCutsAfterLossOfMap(t *testing.T) {
 				}
 				e := tr.m.before()
 				e.after()
-				e.mapLost = true
+				e.damaged = true
 				if err := pcCheck(fs, e, seed, nested); err != nil {
 					t.Fatalf("CLEAVE_POWERCUT_SEED=%d: without %s: %v\nlately:\n%s", seed, lost, err, strings.TrimSpace(tr.lately()))
 				}

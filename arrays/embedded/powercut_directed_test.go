@@ -1,15 +1,18 @@
 package embedded
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
 	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/embedded/disk"
 	"github.com/cleave-san/cleave/arrays/embedded/disk/disktest"
 )
 
@@ -240,4 +243,112 @@ func TestPowerCutAfterEpoch(t *testing.T) {
 		x.m.set(func() { k.gone = true })
 	}
 	x.end(t, err)
+}
+
+// A volume is reverted while a scrub mends it: the split that gets what it held
+// has what was mended.
+func TestPowerCutRevertAmidScrub(t *testing.T) {
+	x := newPCDirected(t)
+	id := driver.VolumeID(x.d.name)
+	_, err := x.splitOff(nil)
+	if err == nil {
+		err = x.addMirrorIn(x.d, "c")
+	}
+	if err == nil {
+		err = x.a.WaitInSync(x.ctx, id)
+	}
+	if err == nil {
+		err = x.put(0, 8)
+	}
+	if err == nil {
+		err = x.clean()
+	}
+	if err == nil { // the mirror that a revert takes
+		err = x.damage(x.lastMirrors()[0], 0)
+	}
+	x.a.SetResyncRate(1) // the scrub goes through the first chunk, and waits
+	if err == nil {
+		err = x.a.StartScrub(id, ScrubOptions{Repair: true})
+	}
+	if err == nil {
+		eventually(t, "the damage is mended", func() bool {
+			info, _ := x.a.VolumeInfo(id)
+			return info.Scrub.Repaired > 0
+		})
+		err = x.revert()
+	}
+	x.end(t, err)
+}
+
+// damage is what a disk does to a sector of a file.
+func (x *pcDirected) damage(file string, i int64) error {
+	f, err := x.fs.OpenFile(file, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteAt(bytes.Repeat([]byte{'x'}, sector), i*sector)
+	return errors.Join(err, f.Sync())
+}
+
+// Marks that were cleared to make room are gone when those have come that it was
+// made for.
+func TestPowerCutClearedMarks(t *testing.T) {
+	x := newPCDirected(t)
+	var err error
+	for _, odd := range []int{0, 1} {
+		for i := odd; i < pcSectors*sector/pcUnit && err == nil; i += 2 {
+			err = x.put(i*pcUnit/sector, 8)
+			x.looking.Store(odd == 1)
+		}
+		if err == nil && odd == 0 {
+			err = x.devs[x.d].v.cleanNow()
+		}
+	}
+	x.end(t, err)
+}
+
+// All files of a volume are copies, and not of one moment. The start finds that
+// out once, and has to know it until they are equal.
+func TestPowerCutCopiedMirrors(t *testing.T) {
+	x := newPCDirected(t)
+	err := x.put(0, 512)
+	info, ierr := x.a.VolumeInfo(driver.VolumeID(x.d.name))
+	if err = errors.Join(err, ierr, x.close()); err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range info.Replicas {
+		if err := x.copied(m.File); err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			if err := x.damage(m.File, int64(100*i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for nested := range int64(30) {
+		for _, seed := range pcWorst {
+			e := x.m.before()
+			e.after()
+			e.damaged = true
+			if err := pcCheck(x.fs.Cut(seed), e, seed, nested); err != nil {
+				t.Fatalf("cut %d of the start that finds copies, at %d: %v", seed, nested, err)
+			}
+		}
+	}
+}
+
+// copied puts a stable copy in a file's place.
+func (x *pcDirected) copied(file string) error {
+	f, err := x.fs.OpenFile(file, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := make([]byte, pcSectors*sector)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return err
+	}
+	return disk.Replace(x.fs, file, b)
 }

@@ -167,7 +167,7 @@ type pcExpect struct {
 	ceiling uint32
 	vols    []pcExpectDevice
 	splits  []pcExpectSplit
-	mapLost bool // more than a loss of power: a map was taken away
+	damaged bool // more than a loss of power: all may have to be compared
 }
 
 type pcExpectDevice struct {

@@ -129,7 +129,7 @@ func (a *Array) WaitScrub(ctx context.Context, ref driver.VolumeID) (ScrubReport
 func (a *Array) StopScrub(ref driver.VolumeID) error {
 	v, err := a.find(ref)
 	if err == nil {
-		v.stopScrub()
+		v.stopScrub(errScrubStopped)
 	}
 	return err
 }
@@ -200,6 +200,8 @@ func (v *volume) setScrub(s *scrub) error {
 	switch {
 	case v.gone:
 		return driver.Errorf(driver.NotFound, "%s was deleted", v.label)
+	case v.blocked != "":
+		return driver.Errorf(driver.Busy, "%s can't be scrubbed: %s", v.label, v.blocked)
 	case v.scrub != nil && !v.scrub.over():
 		return driver.Errorf(driver.Busy, "%s is being scrubbed already", v.label)
 	}
