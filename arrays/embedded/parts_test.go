@@ -3,6 +3,7 @@ package embedded
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/cleave-san/cleave/arrays/embedded/disk"
+	"github.com/cleave-san/cleave/arrays/embedded/disk/disktest"
 	"github.com/cleave-san/cleave/lun"
 )
 
@@ -170,10 +172,10 @@ func TestRangesAwait(t *testing.T) {
 // The intent log never holds more regions than its limit, and every write's
 // regions are marked on disk while it is under way.
 func TestIntentLogIsBounded(t *testing.T) {
-	path := filepath.Join(testDir(t), "log")
-	const unit = 4 << 20
-	m, err := createLog(disk.OS(), path, 1<<40, unit)
-	if err != nil {
+	const path, unit = "/log", 4 << 20
+	fs := disktest.New()
+	m, err := createLog(fs, path, 1<<40, unit)
+	if err := errors.Join(err, fs.SyncDir("/")); err != nil {
 		t.Fatal(err)
 	}
 	var l *intentLog
@@ -200,9 +202,9 @@ func TestIntentLogIsBounded(t *testing.T) {
 				if n := l.marked(); n > l.limit {
 					t.Errorf("%d regions are marked, the limit is %d", n, l.limit)
 				}
-				now, _, err := openMap(disk.OS(), path, 1<<40)
+				now, _, err := openMap(fs.Cut(pcWorst[0]), path, 1<<40)
 				if err != nil || !now.get(off/unit) {
-					t.Errorf("the region of a write under way is not marked on disk: %v", err)
+					t.Errorf("the mark of a write under way is not stable: %v", err)
 				}
 				now.close()
 				l.end(off, 4096)
