@@ -38,7 +38,6 @@ type Copy struct {
 	Store   string // GUID of the store
 	Created time.Time
 	Size    int64 // of the volume then, in bytes
-	Area    int64 // bytes that the diff area takes
 	// Attributes are those of VSS_VOLUME_SNAPSHOT_ATTRIBUTES.
 	Attributes uint32
 	Machine    string // where it was made
@@ -103,7 +102,6 @@ func Read(dev lun.Device) (*Volume, error) {
 //	32 sequence              32 store header offset
 //	48 creation time         40 range list offset
 //	                         48 bitmap offset
-//	                         64 allocated size
 //	                         72 previous bitmap offset
 type catalogEntry []byte
 
@@ -161,7 +159,6 @@ func (v *Volume) readCatalog(off uint64) error {
 	for g, c := range copies {
 		if e := places[g]; e != nil {
 			c.list, c.header, c.bitmap, c.oldBitmap, c.placed = e.number(8), e.number(32), e.number(48), e.number(72), true
-			c.Area = int64(min(e.number(64), maxVolume))
 		}
 	}
 	slices.SortStableFunc(v.Copies, func(a, b *Copy) int {
@@ -184,7 +181,7 @@ func (v *Volume) readCatalog(off uint64) error {
 //	off size field
 //	 16  16  shadow copy GUID
 //	 32  16  GUID of the shadow copy set
-//	 48   4  context
+//	 48   4  type
 //	 56   4  attributes
 //	 64      operating machine, then service machine: a length in bytes (2), UTF-16
 func (v *Volume) readStore(c *Copy) error {
