@@ -1,6 +1,7 @@
 package vss_test
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -236,25 +237,23 @@ func TestMemoryIsBounded(t *testing.T) {
 
 // FuzzRead: whatever the volume, reading ends, stays within it, and the map agrees.
 func FuzzRead(f *testing.F) {
-	for seed := range uint64(3) {
-		f.Add(build(rand.New(rand.NewPCG(seed, 1)), 1, 24+int(seed), 1+int(seed)%2).b[:20*16384], uint16(0), uint64(0))
+	base := build(rand.New(rand.NewPCG(3, 9)), 2, 48, 3)
+	places := append([]int{0}, base.catalog...)
+	for _, s := range base.stores {
+		places = append(places, s.header, s.list, s.bitmap)
 	}
-	base := victim().b
-	f.Add(base[:1000], uint16(7), uint64(1))
-	f.Fuzz(func(t *testing.T, b []byte, at uint16, value uint64) {
-		// Either the bytes as they are, or the good volume with some of them in it.
-		if at != 0 {
-			v := victim()
-			all := append([]int{0}, v.catalog...)
-			for _, s := range v.stores {
-				all = append(all, s.header, s.list, s.bitmap)
+	b := bytes.Clone(base.b)
+	f.Add(uint16(7), uint64(1), []byte("some"), uint16(40))
+	f.Add(uint16(128), uint64(1), []byte{}, uint16(0))
+	f.Fuzz(func(t *testing.T, at uint16, value uint64, more []byte, where uint16) {
+		copy(b, base.b)
+		for i, place := range []uint16{at, where} {
+			off := places[int(place)%len(places)]*16384 + int(place)/len(places)%2048*8
+			if i == 0 {
+				le.PutUint64(b[off:], value)
+			} else {
+				copy(b[off:], more[:min(len(more), 4096)])
 			}
-			i := all[int(at)%len(all)]*16384 + int(at)/len(all)%2048*8
-			le.PutUint64(v.b[i:], value)
-			if len(b) > 0 && len(b) < 4096 {
-				copy(v.b[i:min(len(v.b), i+len(b))], b)
-			}
-			b = v.b
 		}
 		dev := luntest.ReadOnly(b)
 		v, err := vss.Read(dev)
