@@ -11,8 +11,10 @@
 //
 // Names of volumes: "disk" is the content of the virtual disk, "p1" its first
 // partition, "vg/lv" a logical volume or snapshot, "snapshot:NAME" the virtual
-// disk as its container keeps it in an internal snapshot. Where several devices were
-// given, disks and partitions are numbered: "1:disk", "2:p1".
+// disk as its container keeps it in an internal snapshot, "vss1" the oldest shadow
+// copy that Windows keeps in a volume. Where several devices were
+// given, disks and partitions are numbered: "1:disk", "2:p1"; where several volumes
+// have shadow copies, those have their volume's name before theirs: "p2/vss1".
 //
 // What is probed may belong to a stranger: errors of damaged input are
 // *lun.FormatError, and probing is bounded in memory and time by the packages
@@ -64,6 +66,7 @@ type Disk struct {
 	Table     *partition.Table // nil: not partitioned
 	PVs       []*lvm2.PV
 
+	number int        // in Contents.Disks
 	file   lun.Device // the container itself
 	damage error      // why it can't be read
 }
@@ -72,6 +75,8 @@ type Disk struct {
 type Contents struct {
 	Disks  []*Disk
 	Groups []*lvm2.Group
+	// Keepers are volumes that keep snapshots of themselves inside themselves.
+	Keepers []*Keeper
 	// Damage is what carries a signature and can't be read. The rest was
 	// probed all the same.
 	Damage []error
@@ -109,11 +114,11 @@ func Probe(ctx context.Context, sources ...Source) (_ *Contents, err error) {
 		}
 	}()
 	var pvs []*lvm2.PV
-	for _, s := range sources {
+	for i, s := range sources {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		d := &Disk{Source: s, Container: "raw"}
+		d := &Disk{Source: s, Container: "raw", number: i}
 		err := c.enter(d)
 		if err == nil {
 			err = c.probeDisk(d)
@@ -146,18 +151,19 @@ func (c *Contents) probeDisk(d *Disk) error {
 		return err
 	}
 	if t == nil || len(t.Partitions) == 0 {
-		return c.probePV(d, "disk", 0, d.Device.Size())
+		return c.probeVolume(d, "disk", 0, d.Device.Size())
 	}
 	for _, p := range t.Partitions {
-		if err := c.probePV(d, fmt.Sprintf("p%d", p.Number), p.Off, p.Len); err != nil {
+		if err := c.probeVolume(d, fmt.Sprintf("p%d", p.Number), p.Off, p.Len); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// probePV looks for a physical volume in a partition, or in the disk.
-func (c *Contents) probePV(d *Disk, name string, off, n int64) error {
+// probeVolume looks for what keeps snapshots in a partition, or in the disk: a
+// physical volume, or a file system.
+func (c *Contents) probeVolume(d *Disk, name string, off, n int64) error {
 	pv, err := lvm2.ReadPV(d.Device, off, n)
 	switch {
 	case err == nil:
@@ -169,7 +175,10 @@ func (c *Contents) probePV(d *Disk, name string, off, n int64) error {
 		}
 		d.PVs = append(d.PVs, pv)
 	case errors.Is(err, lun.ErrNotFormat):
-		return c.probeLUKS(d, name, off, n)
+		if err := c.probeLUKS(d, name, off, n); err != nil {
+			return err
+		}
+		return c.probeKeeper(d, name, off, n)
 	case c.damaged(d, err):
 	default:
 		return err

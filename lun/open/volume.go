@@ -9,6 +9,7 @@ import (
 	"github.com/cleave-san/cleave/lun/extents"
 	"github.com/cleave-san/cleave/lun/store/dmsnap"
 	"github.com/cleave-san/cleave/lun/store/lvm2"
+	"github.com/cleave-san/cleave/lun/store/vss"
 )
 
 // Kind is what a volume is.
@@ -20,6 +21,7 @@ const (
 	KindLogical   Kind = "logical volume"
 	KindSnapshot  Kind = "snapshot"
 	KindContainer Kind = "snapshot of the container"
+	KindShadow    Kind = "shadow copy"
 )
 
 // Volume is something that has content of its own and a name.
@@ -31,7 +33,10 @@ type Volume struct {
 	Group      *lvm2.Group    // logical volumes and snapshots
 	LV         *lvm2.LV       // logical volumes; of a thick snapshot, its store
 	Snapshot   *lvm2.Snapshot // snapshots
+	Keeper     *Keeper        // of shadow copies
+	Shadow     *vss.Copy      // shadow copies
 
+	long string // the name with that of its keeper
 	open func() (lun.Device, error)
 }
 
@@ -42,12 +47,19 @@ func (v *Volume) hasUUID(s string) bool {
 	switch {
 	case bare == "":
 		return false
+	case v.Kind == KindShadow:
+		return bareGUID(v.UUID) == bareGUID(s) || bareGUID(v.Shadow.Store) == bareGUID(s)
 	case v.Kind == KindPartition:
 		return strings.EqualFold(strings.ReplaceAll(v.UUID, "-", ""), bare)
 	case v.Kind == KindSnapshot && strings.ReplaceAll(v.Snapshot.Record.UUID, "-", "") == bare:
 		return true
 	}
 	return strings.ReplaceAll(v.UUID, "-", "") == bare
+}
+
+// bareGUID is how GUIDs compare: Windows writes them in braces, too.
+func bareGUID(s string) string {
+	return strings.ToLower(strings.ReplaceAll(strings.Trim(s, "{}"), "-", ""))
 }
 
 // Open returns the volume's content as a read-only device that lives until
@@ -62,7 +74,8 @@ func (v *Volume) Open() (lun.Device, error) {
 }
 
 // Volumes lists all volumes: disks with their containers' snapshots, partitions, then logical volumes and
-// snapshots as LVM shows them (hidden parts of others are not listed).
+// snapshots as LVM shows them (hidden parts of others are not listed), then
+// shadow copies.
 func (c *Contents) Volumes() []*Volume {
 	var out []*Volume
 	for i, d := range c.Disks {
@@ -79,6 +92,9 @@ func (c *Contents) Volumes() []*Volume {
 	}
 	for _, g := range c.Groups {
 		out = append(out, groupVolumes(g)...)
+	}
+	for _, k := range c.Keepers {
+		out = append(out, c.Kept(k)...)
 	}
 	return out
 }
@@ -137,7 +153,7 @@ func openSnapshot(g *lvm2.Group, s *lvm2.Snapshot) (lun.Device, error) {
 func (c *Contents) Volume(name string) (*Volume, error) {
 	var found []*Volume
 	for _, v := range c.Volumes() {
-		if v.Name == name || v.hasUUID(name) {
+		if v.Name == name || v.long == name || v.hasUUID(name) {
 			found = append(found, v)
 		}
 	}

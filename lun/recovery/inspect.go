@@ -15,10 +15,12 @@ import (
 // Report is all that is on some devices, as lun inspect prints it. Its JSON is
 // stable: fields are added, never changed, while Version is 1. Sizes are bytes.
 type Report struct {
-	Version  int           `json:"version"`
-	Disks    []DiskReport  `json:"disks"`
-	Groups   []GroupReport `json:"volumeGroups"`
-	Findings []Finding     `json:"findings"` // damage and what was passed over; empty is good
+	Version int           `json:"version"`
+	Disks   []DiskReport  `json:"disks"`
+	Groups  []GroupReport `json:"volumeGroups"`
+	// Keepers are volumes that keep snapshots of themselves inside themselves.
+	Keepers  []KeeperReport `json:"snapshotVolumes,omitempty"`
+	Findings []Finding      `json:"findings"` // damage and what was passed over; empty is good
 }
 
 // DiskReport is one source.
@@ -95,12 +97,24 @@ type VolumeReport struct {
 	Snapshots []SnapshotReport `json:"snapshots,omitempty"`
 }
 
+// KeeperReport is a volume with its shadow copies.
+type KeeperReport struct {
+	Volume    string           `json:"volume"`
+	UUID      string           `json:"uuid"`
+	Kind      string           `json:"kind"` // "vss"
+	Version   uint32           `json:"formatVersion,omitempty"`
+	Size      int64            `json:"size"`
+	Snapshots []SnapshotReport `json:"snapshots"`
+}
+
 // SnapshotReport is an in-guest snapshot.
 type SnapshotReport struct {
 	Volume      string    `json:"volume"`
 	UUID        string    `json:"uuid"`
 	Origin      string    `json:"origin"`
-	Kind        string    `json:"kind"` // "lvm-thick" or "lvm-thin"
+	Kind        string    `json:"kind"`              // "lvm-thick", "lvm-thin" or "vss"
+	Set         string    `json:"set,omitempty"`     // of a shadow copy, the GUID of its set
+	Machine     string    `json:"machine,omitempty"` // that made it
 	Created     time.Time `json:"created,omitzero"`
 	State       State     `json:"state"`
 	Reason      string    `json:"reason,omitempty"`
@@ -176,6 +190,18 @@ func Inspect(ctx context.Context, c *open.Contents) (*Report, error) {
 				if s.State != Valid {
 					r.Findings = append(r.Findings, Finding{Text: s.Volume + ": " + s.Reason})
 				}
+			}
+		}
+	}
+	for _, k := range c.Keepers {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		kr := inspectKeeper(c, k)
+		r.Keepers = append(r.Keepers, kr)
+		for _, s := range kr.Snapshots {
+			if s.State != Valid {
+				r.Findings = append(r.Findings, Finding{Text: s.Volume + ": " + s.Reason})
 			}
 		}
 	}

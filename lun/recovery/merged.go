@@ -16,13 +16,29 @@ import (
 // bytes are replaced. It is read-only and immutable after seal.
 type merged struct {
 	base      lun.Device
-	redirects []redirected // by area.Off; they never overlap
+	redirects []redirected // by off; they never overlap
 	patches   []patch      // by off; they never overlap
 }
 
+// redirected is an area of the base. look says what byte rel of it is read from:
+// src at byte at, or the base itself (nil) at the same place; and for how many
+// bytes, of which there are some.
 type redirected struct {
-	area  lvm2.Area
-	store *dmsnap.Store
+	off, n int64
+	look   func(rel int64) (src lun.Device, at, run int64)
+}
+
+// toStore redirects an area of a logical volume to its thick snapshot.
+func toStore(a lvm2.Area, s *dmsnap.Store) redirected {
+	return redirected{a.Off, a.Len, func(rel int64) (lun.Device, int64, int64) {
+		lv, unit := a.Volume(rel)
+		at, n, kept := s.Lookup(lv)
+		n = min(n, unit)
+		if !kept {
+			return nil, 0, n
+		}
+		return s.COW(), at, n
+	}}
 }
 
 type patch struct {
@@ -33,7 +49,7 @@ type patch struct {
 func (m *merged) patch(off int64, data []byte) { m.patches = append(m.patches, patch{off, data}) }
 
 func (m *merged) seal() {
-	slices.SortFunc(m.redirects, func(a, b redirected) int { return cmp.Compare(a.area.Off, b.area.Off) })
+	slices.SortFunc(m.redirects, func(a, b redirected) int { return cmp.Compare(a.off, b.off) })
 	slices.SortFunc(m.patches, func(a, b patch) int { return cmp.Compare(a.off, b.off) })
 }
 
@@ -134,21 +150,16 @@ func (m *merged) patched(off int64) (yes bool, run int64) {
 // locate says what byte off is read from: a snapshot's store at byte at, or the
 // base itself (nil); and for how many bytes.
 func (m *merged) locate(off int64) (src lun.Device, at, run int64) {
-	i := sort.Search(len(m.redirects), func(i int) bool { return m.redirects[i].area.Off > off })
+	i := sort.Search(len(m.redirects), func(i int) bool { return m.redirects[i].off > off })
 	if i > 0 {
 		r := m.redirects[i-1]
-		if rel := off - r.area.Off; rel < r.area.Len {
-			lv, unit := r.area.Volume(rel)
-			at, n, kept := r.store.Lookup(lv)
-			n = min(n, unit)
-			if !kept {
-				return nil, 0, n
-			}
-			return r.store.COW(), at, n
+		if rel := off - r.off; rel < r.n {
+			src, at, run := r.look(rel)
+			return src, at, min(run, r.n-rel)
 		}
 	}
 	if i < len(m.redirects) {
-		return nil, 0, m.redirects[i].area.Off - off
+		return nil, 0, m.redirects[i].off - off
 	}
 	return nil, 0, m.Size() - off
 }
@@ -170,7 +181,7 @@ func (m *merged) overwrite(p []byte, off int64) {
 // offset, until fn fails.
 func (m *merged) preserved(fn func(off, n int64) error) error {
 	for _, r := range m.redirects {
-		for off, end := r.area.Off, r.area.Off+r.area.Len; off < end; {
+		for off, end := r.off, r.off+r.n; off < end; {
 			src, _, run := m.locate(off)
 			run = min(run, end-off)
 			if src != nil {

@@ -18,14 +18,33 @@ var ErrNoSnapshot = errors.New("no volume has a snapshot to recover")
 // errors.Is; the text lists what there is.
 var ErrChoice = errors.New("choose one snapshot per volume by its UUID")
 
-// chosen is a snapshot to recover.
+// chosen is a snapshot to recover: one of LVM, or one that its volume keeps inside
+// itself.
 type chosen struct {
 	group *lvm2.Group
 	snap  *lvm2.Snapshot
+
+	kept *open.Volume
+	of   string // the volume that keeps it
 }
 
-func (c chosen) volume() string { return c.group.Name + "/" + c.snap.Origin.Name }
-func (c chosen) name() string   { return c.group.Name + "/" + c.snap.COW.Name }
+func (c chosen) volume() string {
+	if c.kept != nil {
+		return c.of
+	}
+	return c.group.Name + "/" + c.snap.Origin.Name
+}
+
+func (c chosen) name() string {
+	if c.kept != nil {
+		return c.kept.Name
+	}
+	return c.group.Name + "/" + c.snap.COW.Name
+}
+
+func keptBy(c *open.Contents, v *open.Volume) chosen {
+	return chosen{kept: v, of: c.KeeperName(v.Keeper)}
+}
 
 // choose resolves names to snapshots. Without names, every volume that has
 // exactly one snapshot is recovered to it; a second one is an error even if
@@ -41,10 +60,19 @@ func choose(c *open.Contents, names []string) ([]chosen, error) {
 			switch len(snaps) {
 			case 0:
 			case 1:
-				out = append(out, chosen{g, snaps[0]})
+				out = append(out, chosen{group: g, snap: snaps[0]})
 			default:
 				return nil, fmt.Errorf("%s/%s has %d snapshots (%s): %w", g.Name, lv.Name, len(snaps), listed(g, snaps), ErrChoice)
 			}
+		}
+	}
+	for _, k := range c.Keepers {
+		kept := c.Kept(k)
+		if len(kept) > 1 {
+			return nil, fmt.Errorf("%s has %d snapshots (%s): %w", c.KeeperName(k), len(kept), listedKept(kept), ErrChoice)
+		}
+		for _, v := range kept {
+			out = append(out, keptBy(c, v))
 		}
 	}
 	if len(out) == 0 {
@@ -58,7 +86,7 @@ func choose(c *open.Contents, names []string) ([]chosen, error) {
 func chain(picks []chosen) error {
 	for _, p := range picks {
 		for _, q := range picks {
-			if p.snap.COW == q.snap.Origin {
+			if p.kept == nil && q.kept == nil && p.snap.COW == q.snap.Origin {
 				return fmt.Errorf("%s is a snapshot of %s and has a snapshot itself, %s: %w", p.name(), p.volume(), q.name(), ErrChoice)
 			}
 		}
@@ -68,20 +96,27 @@ func chain(picks []chosen) error {
 
 func chooseNamed(c *open.Contents, names []string) ([]chosen, error) {
 	var out []chosen
-	taken := make(map[*lvm2.LV]string)
+	taken := make(map[any]string) // by the volume
 	for _, name := range names {
 		v, err := c.Volume(name)
 		if err != nil {
 			return nil, err
 		}
-		if v.Snapshot == nil {
+		var of any
+		pick := chosen{group: v.Group, snap: v.Snapshot}
+		switch {
+		case v.Snapshot != nil:
+			of = v.Snapshot.Origin
+		case v.Keeper != nil:
+			of, pick = v.Keeper, keptBy(c, v)
+		default:
 			return nil, fmt.Errorf("%s is a %s and no snapshot: %w", v.Name, v.Kind, ErrChoice)
 		}
-		if other := taken[v.Snapshot.Origin]; other != "" {
+		if other := taken[of]; other != "" {
 			return nil, fmt.Errorf("%s and %s are snapshots of one volume: %w", other, v.Name, ErrChoice)
 		}
-		taken[v.Snapshot.Origin] = v.Name
-		out = append(out, chosen{v.Group, v.Snapshot})
+		taken[of] = v.Name
+		out = append(out, pick)
 	}
 	return out, chain(out)
 }
@@ -95,6 +130,21 @@ func listed(g *lvm2.Group, snaps []*lvm2.Snapshot) string {
 		}
 		if verdict, _, _ := judge(g, s); verdict != Valid {
 			part += ", " + string(verdict)
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, "; ")
+}
+
+func listedKept(kept []*open.Volume) string {
+	var parts []string
+	for _, v := range kept {
+		part := v.Name + " " + v.UUID
+		if !v.Created.IsZero() {
+			part += v.Created.Format(" of 2006-01-02T15:04:05Z")
+		}
+		if v.Shadow != nil && v.Shadow.Err != nil {
+			part += ", " + string(Unreadable)
 		}
 		parts = append(parts, part)
 	}

@@ -67,7 +67,7 @@ func judgeThin(g *lvm2.Group, s *lvm2.Snapshot) (*content, error) {
 
 // Expected is what a guest reported of one volume: UUIDs as LVM prints them.
 type Expected struct {
-	Volume   string `json:"volume"`   // UUID of the logical volume
+	Volume   string `json:"volume"`   // UUID of the logical volume; of a shadow copy, the GUID of its volume
 	Snapshot string `json:"snapshot"` // UUID of its snapshot
 }
 
@@ -107,6 +107,9 @@ func verify(c *open.Contents, e Expected) Verdict {
 		return v
 	}
 	v.Found, v.Name = true, vol.Name
+	if vol.Keeper != nil {
+		return verifyKept(c, vol, v)
+	}
 	if vol.Snapshot == nil {
 		v.Reason = fmt.Sprintf("%s is a %s and no snapshot", vol.Name, vol.Kind)
 		return v

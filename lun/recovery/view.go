@@ -129,6 +129,14 @@ func (v *View) recover(ctx context.Context, c *open.Contents, picks []chosen, di
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if p.kept != nil {
+			r, err := p.show(v.bases)
+			if err != nil {
+				return err
+			}
+			v.Volumes = append(v.Volumes, r)
+			continue
+		}
 		r, err := redirect(disks, p)
 		if err != nil {
 			return err
@@ -189,7 +197,7 @@ func redirect(disks map[*lvm2.PV]*merged, p chosen) (Recovered, error) {
 	}
 	for _, a := range areas {
 		m := disks[a.PV.PV]
-		m.redirects = append(m.redirects, redirected{a, kept.store})
+		m.redirects = append(m.redirects, toStore(a, kept.store))
 	}
 	return r, nil
 }

@@ -91,6 +91,12 @@ func drawReport(w io.Writer, p *paper, r *recovery.Report) error {
 			}
 		}
 	}
+	for _, k := range r.Keepers {
+		t.add(k.Volume, keeperType(k), size(k.Size), k.UUID, "")
+		for _, s := range k.Snapshots {
+			t.add("  "+s.Volume, "shadow copy", "", s.UUID, keptDetail(s))
+		}
+	}
 	p.draw(w, t)
 	if len(r.Findings) == 0 {
 		return nil
@@ -100,6 +106,21 @@ func drawReport(w io.Writer, p *paper, r *recovery.Report) error {
 		fmt.Fprintln(w, "- "+printable(f.Text))
 	}
 	return nil
+}
+
+func keeperType(k recovery.KeeperReport) string {
+	return fmt.Sprintf("volume with shadow copies, version %d", k.Version)
+}
+
+func keptDetail(s recovery.SnapshotReport) string {
+	d := string(s.State)
+	if s.State == recovery.Valid {
+		d += ", " + size(s.Preserved) + " preserved"
+	}
+	if !s.Created.IsZero() {
+		d += ", made " + clock(s.Created)
+	}
+	return d
 }
 
 func snapshotDetail(s recovery.SnapshotReport) string {

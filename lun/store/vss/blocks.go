@@ -161,6 +161,20 @@ func (v *Volume) readList(c *Copy, overlays bool, budget *int64) (*store, error)
 	return st, nil
 }
 
+// Count reads a copy's own block list and says how many blocks it has, overlays
+// included. It needs no memory to speak of. That it has no error says that the list
+// is in order, not that those of younger copies are.
+func (v *Volume) Count(c *Copy) (n int64, err error) {
+	if c.Err != nil {
+		return 0, c.Err
+	}
+	err = v.descriptors(c.list, func(at int64, d descriptor) error {
+		n++
+		return v.check(at, d)
+	})
+	return n, err
+}
+
 func (v *Volume) take(budget *int64, n, at int64) error {
 	if *budget -= n; *budget < 0 {
 		return damaged(at, "block list", nil, fmt.Sprintf("the index of this shadow copy needs more than %d MiB", MaxIndex>>20))

@@ -14,9 +14,12 @@ const (
 	Block  = 16384
 	sector = 512
 
-	headerAt    = 0x1E00 // of the volume header
-	blockHeader = 128    // before each block's own content
-	body        = Block - blockHeader
+	headerAt = 0x1E00 // of the volume header
+	// CatalogField is where a volume says at which byte its catalog begins, 8
+	// bytes in one sector. Zeroes there: there are no shadow copies.
+	CatalogField = headerAt + 48
+	blockHeader  = 128 // before each block's own content
+	body         = Block - blockHeader
 	// maxVolume is what 32 bits of blocks reach; VSS itself ends there, too.
 	maxVolume = 1 << 46
 )
