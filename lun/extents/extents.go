@@ -6,11 +6,7 @@
 package extents
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"syscall"
 
 	"github.com/cleave-san/cleave/lun"
 )
@@ -51,55 +47,4 @@ func Pieces(off, n int64, next func(off int64) (src lun.Device, at, run int64), 
 		off += run
 	}
 	return nil
-}
-
-// Values of whence, lseek(2).
-const (
-	seekData = 3
-	seekHole = 4
-)
-
-// File calls fn for the runs of [off, off+n) of a file of this host, which must not
-// end before. What it does not tell, as a block device doesn't, is data. The
-// file's own offset moves.
-func File(f *os.File, off, n int64, fn func(lun.Extent) error) error {
-	for end := off + n; off < end; {
-		data, err := next(f, off, seekData, end)
-		if err == nil && data > off {
-			if err := fn(lun.Extent{Off: off, Len: data - off, Hole: true}); err != nil {
-				return err
-			}
-			off = data
-			continue
-		}
-		hole := end
-		if err == nil {
-			hole, err = next(f, off, seekHole, end)
-		}
-		switch {
-		case errors.Is(err, syscall.EINVAL):
-			hole = end // it has no map
-		case err != nil:
-			return fmt.Errorf("map of %s: %w", f.Name(), err)
-		case hole <= off: // written or trimmed between the two calls
-			hole = min(off+4096, end)
-		}
-		if err := fn(lun.Extent{Off: off, Len: hole - off}); err != nil {
-			return err
-		}
-		off = hole
-	}
-	return nil
-}
-
-// next is the offset of the next data or hole from off, at most end.
-func next(f *os.File, off int64, whence int, end int64) (int64, error) {
-	at, err := f.Seek(off, whence)
-	if errors.Is(err, syscall.ENXIO) && whence == seekData {
-		return end, nil // nothing but a hole up to the end of the file
-	}
-	if errors.Is(err, fs.ErrClosed) {
-		return 0, lun.ErrClosed
-	}
-	return min(at, end), err
 }

@@ -17,6 +17,7 @@ type FileDevice struct {
 	f       *os.File
 	size    int64
 	logical int
+	holes   extents.FileMap
 }
 
 // File opens path read-only as a device.
@@ -81,8 +82,11 @@ func (d *FileDevice) Extents(off, n int64, fn func(lun.Extent) error) error {
 	if err := lun.CheckRange(off, n, d.size); err != nil {
 		return err
 	}
-	return extents.File(d.f, off, n, fn)
+	return d.holes.Extents(d.f, off, n, fn)
 }
+
+// Trimmed is to be called after anything that may have made a hole in the file.
+func (d *FileDevice) Trimmed() { d.holes.Forget() }
 
 func (d *FileDevice) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
 func (d *FileDevice) Size() int64                        { return d.size }

@@ -120,6 +120,7 @@ func (d *disk) Trim(off, n int64) error {
 	if err := d.check(off, n); err != nil || n == 0 {
 		return err
 	}
+	defer d.Trimmed()
 	err := unix.Fallocate(int(d.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	if !errors.Is(err, unix.EOPNOTSUPP) {
 		return full(err)

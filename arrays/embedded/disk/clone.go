@@ -39,7 +39,7 @@ func Clone(dst, src File) error {
 }
 
 func (f *osFile) CloneFrom(src File) error {
-	defer f.known.forget()
+	defer f.known.Forget()
 	from := src.OS()
 	if from == nil {
 		return fmt.Errorf("clone of %s: %w", src.Name(), ErrNoClone)

@@ -6,6 +6,9 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/extents"
 )
 
 // OS is the file system of this host.
@@ -78,7 +81,7 @@ func (osFS) Space(dir string) (size, free int64, err error) {
 
 type osFile struct {
 	*os.File
-	known allocated
+	known extents.FileMap
 }
 
 func (f *osFile) OS() *os.File { return f.File }
@@ -109,12 +112,12 @@ func (f *osFile) Sync() error {
 }
 
 func (f *osFile) Truncate(size int64) error {
-	defer f.known.forget()
+	defer f.known.Forget()
 	return f.File.Truncate(size)
 }
 
 func (f *osFile) PunchHole(off, n int64) error {
-	defer f.known.forget()
+	defer f.known.Forget()
 	err := f.call("punch hole", func(fd int) error {
 		return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	})
@@ -125,7 +128,7 @@ func (f *osFile) PunchHole(off, n int64) error {
 }
 
 func (f *osFile) Zero(off, n int64) error {
-	defer f.known.forget()
+	defer f.known.Forget()
 	err := f.call("zero range", func(fd int) error {
 		return unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	})
@@ -146,4 +149,8 @@ func (f *osFile) writeZeroes(off, n int64) error {
 		off, n = off+k, n-k
 	}
 	return nil
+}
+
+func (f *osFile) Extents(off, n int64, fn func(lun.Extent) error) error {
+	return f.known.Extents(f.File, off, n, fn)
 }

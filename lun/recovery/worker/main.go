@@ -302,6 +302,7 @@ type file struct {
 	size              int64
 	logical, physical int
 	writable          bool
+	holes             extents.FileMap
 }
 
 func (d *file) Size() int64  { return d.size }
@@ -332,7 +333,7 @@ func (d *file) Extents(off, n int64, fn func(lun.Extent) error) error {
 	if err := lun.CheckRange(off, n, d.size); err != nil {
 		return err
 	}
-	return extents.File(d.f, off, n, fn)
+	return d.holes.Extents(d.f, off, n, fn)
 }
 
 func (d *file) Blocks() (logical, physical int) {
