@@ -3,7 +3,6 @@ package program
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 	"unicode"
@@ -15,8 +14,8 @@ import (
 
 func (d *Driver) describe(ctx context.Context) (x described, err error) {
 	err = d.ask(ctx, callDescribe, "", struct{}{}, &x)
-	if err == nil && x.Provider == "" {
-		err = driver.Errorf(driver.Unreachable, "the program's result of describe: provider is empty")
+	if err == nil {
+		err = callDescribe.checkName(x.Provider)
 	}
 	return x, err
 }
@@ -97,6 +96,9 @@ func (d *Driver) snapshots(ctx context.Context, c call, tag driver.Tag, args any
 
 // Delete implements driver.Driver.
 func (d *Driver) Delete(ctx context.Context, s driver.SnapshotID) error {
+	if err := d.rewriting.refuse(s); err != nil {
+		return err
+	}
 	return gone(d.ask(ctx, callDelete, string(s), snapshotArgs{s}, nil))
 }
 
@@ -111,8 +113,18 @@ func gone(err error) error {
 
 // Expose implements driver.Exposer.
 func (d *Driver) Expose(ctx context.Context, s driver.SnapshotID, o driver.ExposeOptions) (p driver.Path, err error) {
-	err = d.ask(ctx, callExpose, string(s), exposeArgs{o, s}, &p)
-	return p, err
+	if err := d.rewriting.refuse(s); err != nil {
+		return p, err
+	}
+	if err = d.ask(ctx, callExpose, string(s), exposeArgs{o, s}, &p); err != nil {
+		return p, err
+	}
+	for _, name := range append(slices.Clone(p.Portals), p.IQN) {
+		if err := callExpose.checkName(name); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
 }
 
 // Unexpose implements driver.Exposer.
@@ -120,27 +132,19 @@ func (d *Driver) Unexpose(ctx context.Context, s driver.SnapshotID) error {
 	return gone(d.ask(ctx, callUnexpose, string(s), snapshotArgs{s}, nil))
 }
 
-// Open implements driver.Opener: the program names a file or block device of this
-// host, which is opened for reading.
-func (d *Driver) Open(ctx context.Context, s driver.SnapshotID) (lun.Device, error) {
-	var at opened
-	if err := d.ask(ctx, callOpen, string(s), snapshotArgs{s}, &at); err != nil {
-		return nil, err
-	}
-	f, err := openFile(at.Path)
-	if err != nil {
-		return nil, fmt.Errorf("the program's result of open: %w", err)
-	}
-	return f, nil
-}
-
 // Resync implements driver.Resyncer.
 func (d *Driver) Resync(ctx context.Context, s driver.SnapshotID) error {
+	if err := d.rewriting.refuse(s); err != nil {
+		return err
+	}
 	return d.ask(ctx, callResync, string(s), snapshotArgs{s}, nil)
 }
 
 // Revert implements driver.Reverter.
 func (d *Driver) Revert(ctx context.Context, s driver.SnapshotID) (safe driver.Snapshot, err error) {
+	if err := d.rewriting.refuse(s); err != nil {
+		return safe, err
+	}
 	if err = d.ask(ctx, callRevert, string(s), snapshotArgs{s}, &safe); err == nil {
 		err = callRevert.checkSnapshot(safe)
 	}
@@ -149,6 +153,9 @@ func (d *Driver) Revert(ctx context.Context, s driver.SnapshotID) (safe driver.S
 
 // Break implements driver.Breaker.
 func (d *Driver) Break(ctx context.Context, s driver.SnapshotID, name string) (v driver.Volume, err error) {
+	if err := d.rewriting.refuse(s); err != nil {
+		return v, err
+	}
 	if err = d.ask(ctx, callBreak, string(s), breakArgs{s, name}, &v); err == nil {
 		err = callBreak.checkName(string(v.ID))
 	}
@@ -172,6 +179,14 @@ func (d *Driver) Changes(ctx context.Context, v driver.VolumeID, from, to driver
 func (c call) checkName(id string) error {
 	if id == "" || len(id) > maxName || !utf8.ValidString(id) || !printable(id) {
 		return driver.Errorf(c.lost(), "the program's result of %s: identifier %.80q: want 1 to %d printable bytes", c, id, maxName)
+	}
+	return nil
+}
+
+// checkPath refuses paths that no file has.
+func (c call) checkPath(path string) error {
+	if path == "" || len(path) > maxPath || !utf8.ValidString(path) || !printable(path) {
+		return driver.Errorf(c.lost(), "the program's result of %s: path %.80q: want 1 to %d printable bytes", c, path, maxPath)
 	}
 	return nil
 }

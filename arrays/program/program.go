@@ -36,6 +36,10 @@ type Driver struct {
 	can   []call
 	ids   atomic.Uint64
 	serve *server // nil: each call is a process of its own
+	// send makes a call's request, and returns the reply to it.
+	send func(ctx context.Context, c call, id string, line []byte) (reply, error)
+
+	rewriting rewriting
 }
 
 // Open asks the program what it can do. It has to answer that without its array.
@@ -53,6 +57,9 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 		o.PrepareLimit = time.Hour
 	}
 	d := &Driver{o: o}
+	d.send = func(ctx context.Context, c call, id string, line []byte) (reply, error) {
+		return once(ctx, &d.o, c, id, line)
+	}
 	x, err := d.describe(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%s describe: %w", o.Command[0], err)
@@ -65,6 +72,9 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 	d.can = x.Calls
 	if x.Serve {
 		d.serve = &server{o: &d.o, pending: map[string]chan reply{}}
+		d.send = func(ctx context.Context, _ call, id string, line []byte) (reply, error) {
+			return d.serve.ask(ctx, id, line)
+		}
 	}
 	return d, nil
 }
@@ -81,7 +91,8 @@ func (d *Driver) Close() error {
 func (d *Driver) Without() []arrays.Capability {
 	options := map[arrays.Capability][]call{
 		arrays.SplitGroup: {callSplitGroup}, arrays.Arm: {callArm, callCommit, callAbort},
-		arrays.Expose: {callExpose, callUnexpose}, arrays.OpenDevice: {callOpen}, arrays.Resync: {callResync},
+		arrays.Expose: {callExpose, callUnexpose}, arrays.OpenDevice: {callOpen},
+		arrays.Rewrite: {callRewrite, callRewritten}, arrays.Resync: {callResync},
 		arrays.Revert: {callRevert}, arrays.Break: {callBreak}, arrays.Changes: {callChanges},
 	}
 	var out []arrays.Capability
@@ -121,12 +132,7 @@ func (d *Driver) ask(ctx context.Context, c call, key string, args, out any) err
 		return driver.Errorf(driver.InvalidRequest, "request: %w", err)
 	}
 	line = append(line, '\n')
-	var a reply
-	if d.serve != nil {
-		a, err = d.serve.ask(ctx, r.ID, line)
-	} else {
-		a, err = once(ctx, &d.o, c, r.ID, line)
-	}
+	a, err := d.send(ctx, c, r.ID, line)
 	switch {
 	case errors.Is(err, errNotAsked):
 		return driver.Errorf(driver.Unreachable, "%w", err)

@@ -68,6 +68,7 @@ func open(t *testing.T, o program.Options) *program.Driver {
 type only struct {
 	driver.Driver
 	driver.Opener
+	driver.Rewriter
 	driver.Describer
 }
 
@@ -75,7 +76,7 @@ func TestReflink(t *testing.T) {
 	arraytest.Run(t, func(t *testing.T) *arraytest.Lab {
 		l, _ := reflink(t)
 		p := l.Driver.(*program.Driver)
-		l.Driver = only{p, p, p}
+		l.Driver = only{p, p, p, p}
 		return l
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 )
@@ -16,7 +17,8 @@ const Version = 1
 const (
 	maxReply   = 16 << 20 // the changed regions of a large volume
 	maxMessage = 500
-	maxName    = 255 // of a volume's or snapshot's identifier
+	maxName    = 255 // of an identifier
+	maxPath    = 4095
 )
 
 // A call's name, as it stands in a request and in what describe lists.
@@ -36,6 +38,8 @@ const (
 	callExpose     call = "expose"
 	callUnexpose   call = "unexpose"
 	callOpen       call = "open"
+	callRewrite    call = "rewrite"
+	callRewritten  call = "rewritten"
 	callResync     call = "resync"
 	callRevert     call = "revert"
 	callBreak      call = "break"
@@ -79,9 +83,14 @@ type failure struct {
 
 // err is a failure as a driver's error: one line, of bounded length.
 func (f *failure) err() error {
-	msg := strings.Join(strings.Fields(f.Message), " ")
+	msg := strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.Join(strings.Fields(f.Message), " "))
 	if len(msg) > maxMessage {
-		msg = msg[:maxMessage] + "…"
+		msg = strings.ToValidUTF8(msg[:maxMessage], "") + "…"
 	}
 	if msg == "" {
 		msg = "the program gives no reason"
@@ -123,6 +132,10 @@ type (
 		driver.ExposeOptions
 		Snapshot driver.SnapshotID `json:"snapshot"`
 	}
+	rewrittenArgs struct {
+		Snapshot driver.SnapshotID `json:"snapshot"`
+		Regions  []region          `json:"regions"`
+	}
 	breakArgs struct {
 		Snapshot driver.SnapshotID `json:"snapshot"`
 		Name     string            `json:"name"`
@@ -134,16 +147,19 @@ type (
 	}
 )
 
-// opened is the result of open: a file or block device of this host.
+// opened is the result of open and rewrite: a file or block device of this host.
 type opened struct {
 	Path string `json:"path"`
 }
 
+// region is a part of a volume, in bytes.
+type region struct {
+	Off int64 `json:"off"`
+	Len int64 `json:"len"`
+}
+
 // changed is the result of changes.
 type changed struct {
-	Granularity int64 `json:"granularity"`
-	Regions     []struct {
-		Off int64 `json:"off"`
-		Len int64 `json:"len"`
-	} `json:"regions"`
+	Granularity int64    `json:"granularity"`
+	Regions     []region `json:"regions"`
 }

@@ -56,6 +56,10 @@ func run(args []string) error {
 		v.Disks = append(v.Disks, d)
 		return err
 	})
+	f.Func("module", "kernel module to load beside the usual ones", func(s string) error {
+		v.Modules = append(v.Modules, s)
+		return nil
+	})
 	if err := f.Parse(args[1:]); err != nil {
 		return err
 	}
