@@ -9,11 +9,13 @@ import (
 	"github.com/cleave-san/cleave/lun"
 )
 
-// maxMirrors is how many mirrors a volume may be to have, those split off included.
-const maxMirrors = 8
+// maxMirrors is how many mirrors a volume may be to have, those split off
+// included. No format bounds them; but each one's label tells of all of them, so
+// that the work of keeping labels grows with the square.
+const maxMirrors = 64
 
 // AddMirror gives a volume one more mirror, in the pool, and begins to fill it.
-// It is refused with kind InvalidRequest where the volume is to have eight
+// It is refused with kind InvalidRequest where the volume is to have 64
 // already: those count that are split off, or gone and not replaced yet.
 func (a *Array) AddMirror(ctx context.Context, ref driver.VolumeID, pool string) (MirrorInfo, error) {
 	v, err := a.find(ref)
@@ -69,7 +71,7 @@ func (v *volume) addMirror(pool string, want bool) (id lun.Identity, err error) 
 	files := m.files()
 	if err := a.store.update(func(c *catalog) error {
 		if r := c.volume(v.id); want && len(r.Want) >= maxMirrors {
-			return driver.Errorf(driver.InvalidRequest, "%s is to have %d mirrors already, those that are split off among them: remove one first", v.label, maxMirrors)
+			return driver.Errorf(driver.InvalidRequest, "%s is to have %d mirrors already, those that are split off among them: resync a split, or repair the volume, and remove a mirror first", v.label, maxMirrors)
 		}
 		c.Trash = append(c.Trash, files...)
 		return nil
