@@ -59,12 +59,15 @@ func New(nc net.Conn, looking *atomic.Bool) *Conn {
 	c.raw = &waiting{RawConn: raw, looking: looking}
 	c.raw.try = c.raw.attempt
 	c.once = func(fd uintptr) bool {
-		c.n, c.err = syscall.Read(int(fd), c.buf)
-		return true
+		for {
+			if c.n, c.err = syscall.Read(int(fd), c.buf); !errors.Is(c.err, syscall.EINTR) {
+				return true
+			}
+		}
 	}
 	c.full = func(fd uintptr) bool {
 		c.once(fd)
-		return !errors.Is(c.err, syscall.EAGAIN) && !errors.Is(c.err, syscall.EINTR)
+		return !errors.Is(c.err, syscall.EAGAIN)
 	}
 	return c
 }
