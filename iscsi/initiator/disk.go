@@ -137,7 +137,10 @@ func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 	}
 	// Nobody else may write the rest of the blocks between their reading and
 	// their writing.
-	d.part.Lock()
+	if !d.part.TryLock() {
+		d.cur.Load().attend() // to whom those belong that write may do something else now
+		d.part.Lock()
+	}
 	defer d.part.Unlock()
 	from, to := off&^(block-1), (off+int64(len(p))+block-1)&^(block-1)
 	whole := make([]byte, to-from)
@@ -174,20 +177,35 @@ func (d *Disk) transfer(p []byte, off int64, write bool) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if err := d.move(p, off, write, nil); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// command is READ or WRITE of whole blocks.
+func (d *Disk) command(p []byte, off int64, write bool) command {
 	c := command{cdb: transferCDB(write, uint64(off)/uint64(d.facts.block), uint32(len(p)/d.facts.block)), exact: true}
 	if write {
 		c.out = p
 	} else {
 		c.in = p
 	}
-	if _, err := d.run(&c, write); err != nil {
+	return c
+}
+
+// move moves whole blocks by one command, of which there may have been a first
+// attempt.
+func (d *Disk) move(p []byte, off int64, write bool, first *outcome) error {
+	c := d.command(p, off, write)
+	if _, err := d.goOn(&c, write, first); err != nil {
 		verb := "reading"
 		if write {
 			verb = "writing"
 		}
-		return 0, fmt.Errorf("%s: %s %d bytes at %d: %w", d.name, verb, len(p), off, err)
+		return fmt.Errorf("%s: %s %d bytes at %d: %w", d.name, verb, len(p), off, err)
 	}
-	return len(p), nil
+	return nil
 }
 
 // chunksAtOnce is how many commands one long transfer has under way.

@@ -12,7 +12,8 @@
 // Promises:
 //
 //   - many requests are under way at once on one connection; in the steady state
-//     a request allocates nothing;
+//     a request allocates nothing. Who waits for an answer reads it himself, from
+//     a Queue for many requests without a goroutine for each;
 //   - what the target says is bounded and checked: tags, offsets, lengths,
 //     sequence numbers, digests, residuals. One that breaks the protocol loses
 //     the connection, and after a bounded time the request fails;

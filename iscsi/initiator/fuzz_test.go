@@ -110,7 +110,7 @@ func FuzzReceive(f *testing.F) {
 		}
 		close(conn.begin)
 		for _, k := range tasks {
-			<-k.completed
+			s.await(k)
 			if n, err := k.result(); err == nil && k.c.exact && n != len(k.c.in) {
 				t.Errorf("%d bytes of %d are success", n, len(k.c.in))
 			}

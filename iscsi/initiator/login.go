@@ -90,7 +90,7 @@ func dial(ctx context.Context, o *Options, portal string, target iscsi.Name, isi
 	}
 	// Closing is what ends a login that ctx has overtaken: nothing can reset it.
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	w := &wire{nc: nc, rd: pdu.NewReader(nc, loginDataMax, loginDataMax), par: defaultParams(), portal: portal, cmdSN: 1}
+	w := &wire{nc: nc, rd: pdu.NewReader(newSource(nc), loginDataMax, loginDataMax), par: defaultParams(), portal: portal, cmdSN: 1}
 	l := login{w: w, o: o, target: target, isid: isid, algorithms: algorithms, seen: map[string]bool{}}
 	err = l.run()
 	if !stop() && ctx.Err() != nil {

@@ -30,43 +30,52 @@ type retry struct {
 	lost                       *session // the last that ended under it
 }
 
-// run has the LUN perform a command, whatever becomes of the connection. change
-// says that it writes.
-func (d *Disk) run(c *command, change bool) (int, error) {
-	var r retry
-	for {
-		s, err := d.session()
-		if err != nil {
-			return 0, err
-		}
-		if change && r.lost != nil && !samePort(r.lost, s) {
-			return 0, fmt.Errorf("%w: %w", ErrUncertain, r.lost.lost())
-		}
-		epoch := d.epoch.Load()
-		n, err := d.surely(s, c)
-		if err == nil {
-			if change {
-				d.stable.wrote(epoch)
-			}
-			return n, nil
-		}
-		if err := r.again(d.life, &d.o, s, err); err != nil {
-			return 0, err
-		}
-	}
+// outcome is how one attempt at a command ended.
+type outcome struct {
+	s     *session
+	epoch uint64 // before it
+	n     int
+	err   error
 }
 
-// surely has a session perform a command, if it leads to the right LUN before and
-// after it: what another one did is not told.
-func (d *Disk) surely(s *session, c *command) (int, error) {
-	if err := d.verify(s); err != nil {
-		return 0, err
+// run has the LUN perform a command, whatever becomes of the connection. change
+// says that it writes.
+func (d *Disk) run(c *command, change bool) (int, error) { return d.goOn(c, change, nil) }
+
+// goOn is run after a first attempt, if it is not nil. What was done by a session
+// that doesn't lead to the right LUN before and after it is not told.
+func (d *Disk) goOn(c *command, change bool, first *outcome) (int, error) {
+	var r retry
+	for {
+		var o outcome
+		if first != nil {
+			o, first = *first, nil
+		} else {
+			s, err := d.session()
+			if err != nil {
+				return 0, err
+			}
+			if change && r.lost != nil && !samePort(r.lost, s) {
+				return 0, fmt.Errorf("%w: %w", ErrUncertain, r.lost.lost())
+			}
+			o = outcome{s: s, epoch: d.epoch.Load()}
+			if o.err = d.verify(s); o.err == nil {
+				o.n, o.err = s.do(c)
+			}
+		}
+		if err := d.verify(o.s); err != nil {
+			o.err = err
+		}
+		if o.err == nil {
+			if change {
+				d.stable.wrote(o.epoch)
+			}
+			return o.n, nil
+		}
+		if err := r.again(d.life, &d.o, o.s, o.err); err != nil {
+			return 0, err
+		}
 	}
-	n, err := s.do(c)
-	if e := d.verify(s); e != nil {
-		return 0, e
-	}
-	return n, err
 }
 
 // samePort reports whether a session reinstates another, so that the target has

@@ -2,30 +2,12 @@ package initiator
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/cleave-san/cleave/iscsi/pdu"
 	"github.com/cleave-san/cleave/iscsi/scsi"
 )
-
-// read is the session's reader.
-func (s *session) read() {
-	var h pdu.Header
-	var err error
-	for err == nil {
-		if err = s.rd.Next(&h); err == nil {
-			s.heard.Store(s.now.Load())
-			err = s.receive(&h)
-		}
-	}
-	if errors.Is(err, io.EOF) {
-		err = errors.New("the target hung up")
-	}
-	s.finish(err)
-}
 
 // receive takes one PDU. Its error is the session's.
 func (s *session) receive(h *pdu.Header) error {
@@ -186,7 +168,8 @@ func (s *session) complete(t *task) error {
 			return nil // the writer completes it
 		}
 	}
-	t.completed <- struct{}{}
+	s.hand(t)
+	s.handed++
 	return nil
 }
 
@@ -211,7 +194,6 @@ func (s *session) readyToTransfer(h *pdu.Header) error {
 	s.mu.Lock()
 	s.dataOut(t, h.TTT(), h.LUN(), from, from+n)
 	s.mu.Unlock()
-	s.work.Signal()
 	return nil
 }
 
@@ -240,7 +222,6 @@ func (s *session) nopIn(h *pdu.Header) error {
 	if n > answersMax+len(s.tasks) {
 		return protocolError("over %d pings wait for their answer", answersMax)
 	}
-	s.work.Signal()
 	return nil
 }
 

@@ -14,9 +14,9 @@ import (
 )
 
 // session is one connection in full feature phase. Commands are sent by whoever
-// has one, or by the writer where somebody is at it already; one reader takes
-// what comes. It ends with its first error; after over is closed nothing touches
-// the buffers of its commands.
+// has one, or by the writer where somebody is at it already; what comes is read
+// by one goroutine at a time, its leader: see lead. It ends with its first error;
+// after over is closed nothing touches the buffers of its commands.
 type session struct {
 	nc     net.Conn
 	rd     *pdu.Reader
@@ -37,6 +37,7 @@ type session struct {
 	expStatSN atomic.Uint32
 	maxCmdSN  atomic.Uint32
 	waiters   atomic.Int32 // for a task and room in the command window
+	waiting   atomic.Int32 // for answers
 	heard     atomic.Int64 // tick of the last PDU
 	doubted   int64        // tick of the last doubt by time; watch's
 	now       atomic.Int64 // ticks since the login
@@ -45,11 +46,15 @@ type session struct {
 	work    sync.Cond // the writer waits
 	room    sync.Cond // callers wait
 	idle    sync.Cond // the reader waits, at the end
+	turn    sync.Cond // the reader waits for its turn to lead
 	queue   []outgoing
 	spare   []outgoing
 	vec     [][]byte
 	bufs    net.Buffers
 	writing bool
+	led     bool // somebody reads
+	awake   bool // who reads will send what is queued before it waits
+	due     bool // the reader is to look what there is
 	cmdSN   uint32
 	tasks   []task
 	free    []*task
@@ -59,6 +64,10 @@ type session struct {
 	pinged  bool
 	wait    time.Duration // until the next login, as the target wants it
 	err     error
+
+	direct direct     // of whoever has set writing
+	h      pdu.Header // the leader's
+	handed int        // the leader's: commands that ended since its last wait
 
 	quit chan struct{} // closed with the first error
 	over chan struct{} // closed when reader and writer have ended
@@ -77,6 +86,10 @@ func newISID() [6]byte {
 // ticksPer is how finely Options.Timeout and NopInterval are kept.
 const ticksPer = 8
 
+// tickMax bounds for how long a target's ping lies unread where nothing else
+// happens.
+const tickMax = time.Second
+
 func newSession(w *wire, o *Options, epoch *atomic.Uint64) *session {
 	s := &session{
 		nc: w.nc, rd: w.rd, par: w.par, lun: lunField(o.LUN), portal: w.portal, group: w.group,
@@ -84,7 +97,8 @@ func newSession(w *wire, o *Options, epoch *atomic.Uint64) *session {
 		wait: time.Duration(w.par.time2Wait) * time.Second,
 		quit: make(chan struct{}), over: make(chan struct{}),
 	}
-	s.work.L, s.room.L, s.idle.L = &s.mu, &s.mu, &s.mu
+	s.work.L, s.room.L, s.idle.L, s.turn.L = &s.mu, &s.mu, &s.mu, &s.mu
+	s.direct.init(w.nc)
 	s.expStatSN.Store(w.expStatSN)
 	s.maxCmdSN.Store(w.maxCmdSN)
 	for i := range s.tasks {
@@ -92,7 +106,7 @@ func newSession(w *wire, o *Options, epoch *atomic.Uint64) *session {
 		t.index, t.completed = uint32(i), make(chan struct{}, 1)
 		s.free = append(s.free, t)
 	}
-	tick := min(o.Timeout, o.NopInterval) / ticksPer
+	tick := min(min(o.Timeout, o.NopInterval)/ticksPer, tickMax)
 	s.limits.timeout, s.limits.nop = int64(o.Timeout/tick), int64(o.NopInterval/tick)
 	s.wg.Add(2)
 	go s.write()
@@ -109,18 +123,20 @@ func (s *session) do(c *command) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	<-t.completed
+	s.await(t)
 	n, err := t.result()
 	s.put(t)
 	return n, err
 }
 
 // start sends a command as soon as there is a task and room in the command
-// window.
+// window. Who calls it awaits the answer.
 func (s *session) start(c *command) (*task, error) {
 	s.mu.Lock()
 	if !s.ready() {
 		s.waiters.Add(1)
+		s.turn.Signal()
+		s.flushNow()
 		for !s.ready() {
 			s.room.Wait()
 		}
@@ -132,6 +148,14 @@ func (s *session) start(c *command) (*task, error) {
 		<-s.over
 		return nil, err
 	}
+	t := s.take(c)
+	s.waiting.Add(1)
+	s.flush()
+	return t, nil
+}
+
+// take queues a command in a free task. s.mu is held, and s is ready.
+func (s *session) take(c *command) *task {
 	t := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	if t.uses++; t.uses > usesMax {
@@ -144,8 +168,7 @@ func (s *session) start(c *command) (*task, error) {
 	s.started = t.since
 	t.tag.Store(t.uses<<indexBits | t.index)
 	s.enqueue(t)
-	s.flush()
-	return t, nil
+	return t
 }
 
 // ready reports whether a command may be sent, or never will.
@@ -156,7 +179,7 @@ func (s *session) ready() bool {
 // put gives a task back.
 func (s *session) put(t *task) {
 	s.mu.Lock()
-	t.c = command{}
+	t.c, t.slot = command{}, nil
 	s.free = append(s.free, t)
 	waiting := s.waiters.Load() > 0
 	if s.closing && s.sayGoodbye() {
@@ -168,12 +191,23 @@ func (s *session) put(t *task) {
 	}
 }
 
+// attend has what is queued sent, and what comes read.
+func (s *session) attend() {
+	s.mu.Lock()
+	if !s.led {
+		s.due = true
+		s.turn.Signal()
+	}
+	s.flush()
+}
+
 // drain lets the commands under way end, sends no more, and logs out.
 func (s *session) drain() {
 	s.mu.Lock()
 	s.closing = true
 	s.started = s.now.Load()
 	s.sayGoodbye()
+	s.flushNow()
 	s.mu.Unlock()
 	s.work.Signal()
 }
@@ -183,7 +217,8 @@ func (s *session) sayGoodbye() bool {
 	if s.said || len(s.free) < len(s.tasks) {
 		return false
 	}
-	s.said = true
+	s.said, s.due = true, true
+	s.turn.Signal() // for the answer
 	h := logoutHeader()
 	h.SetCmdSN(s.cmdSN)
 	s.queue = append(s.queue, outgoing{h: h})
@@ -201,6 +236,7 @@ func (s *session) fail(err error) {
 	s.nc.Close()
 	s.work.Broadcast()
 	s.room.Broadcast()
+	s.turn.Broadcast()
 }
 
 // lost is why the session is over, nil while it is not.
@@ -230,15 +266,14 @@ func (s *session) close() {
 }
 
 // finish is the reader's last act: it waits for the writers, and gives every
-// command that is left its error.
-func (s *session) finish(err error) {
-	s.fail(err)
+// command that is left its error. Nobody leads any more.
+func (s *session) finish() {
 	s.wg.Wait()
 	s.mu.Lock()
 	for s.writing {
 		s.idle.Wait()
 	}
-	err = s.err
+	err := s.err
 	var left []*task
 	for i := range s.tasks {
 		t := &s.tasks[i]
@@ -255,7 +290,7 @@ func (s *session) finish(err error) {
 	s.queue = nil
 	s.mu.Unlock()
 	for _, t := range left {
-		t.completed <- struct{}{}
+		s.hand(t)
 	}
 	close(s.over)
 }
@@ -301,6 +336,13 @@ func (s *session) look(now int64) error {
 		s.doubts.Add(1)
 	}
 	silent := now - s.heard.Load()
+	if len(s.queue) > 0 {
+		s.work.Signal()
+	}
+	if silent > 0 && !s.led {
+		s.due = true
+		s.turn.Signal()
+	}
 	switch {
 	case silent <= s.limits.nop:
 		s.pinged = false

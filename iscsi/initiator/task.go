@@ -19,7 +19,7 @@ type command struct {
 }
 
 // task is the place of one command under way. Its caller fills it before tag is
-// set; from then on the reader owns it until it sends to done. A task is used
+// set; from then on the session's leader owns it until it is handed back. A task is used
 // again for the next command, so that none is allocated.
 type task struct {
 	index uint32
@@ -44,6 +44,7 @@ type task struct {
 	nsense    int
 	err       error
 	completed chan struct{} // holds one token
+	slot      *slot         // of a Queue, that gets it in place of the token
 }
 
 // Task tags: uses<<indexBits | index. A late answer to a former command of the

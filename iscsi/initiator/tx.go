@@ -1,8 +1,6 @@
 package initiator
 
 import (
-	"runtime"
-
 	"github.com/cleave-san/cleave/iscsi/pdu"
 )
 
@@ -86,24 +84,40 @@ func (s *session) dataOut(t *task, ttt uint32, lun uint64, from, to uint32) {
 	}
 }
 
-// flush sends what is queued, unless somebody is at it, who then leaves it to
-// the writer. It is called with s.mu held, and lets it go.
+// flush sends what is queued, unless somebody is at it, or about to, who then does
+// this as well. It is called with s.mu held, and lets it go.
 func (s *session) flush() {
-	if s.writing || s.err != nil {
+	if s.writing || s.err != nil || s.led && s.awake {
 		s.mu.Unlock()
 		return
 	}
 	s.writing = true
-	if len(s.tasks)-len(s.free) > 1 {
-		// Answers come in bunches, and whoever got one sends its next command
-		// now: those are gathered into one system call.
-		s.mu.Unlock()
-		runtime.Gosched()
-		s.mu.Lock()
+	if s.short() {
+		s.sendShort()
+	} else {
+		if !s.led && len(s.tasks)-len(s.free) > 1 {
+			// The target may be sending, and take nothing before that is read.
+			s.due = true
+			s.turn.Signal()
+		}
+		s.send()
 	}
-	s.send()
 	s.rest()
 	s.mu.Unlock()
+}
+
+// flushNow is flush for the leader, who must not wait for the target: what is not
+// short is the writer's. s.mu is held.
+func (s *session) flushNow() {
+	switch {
+	case s.writing || s.err != nil || len(s.queue) == 0:
+	case s.short():
+		s.writing = true
+		s.sendShort()
+		s.rest()
+	default:
+		s.work.Signal()
+	}
 }
 
 // rest ends a writer's turn. s.mu is held.
@@ -112,7 +126,7 @@ func (s *session) rest() {
 	switch {
 	case s.err != nil:
 		s.idle.Broadcast()
-	case len(s.queue) > 0:
+	case len(s.queue) > 0 || len(s.direct.left) > 0:
 		s.work.Signal()
 	}
 }
@@ -124,7 +138,7 @@ func (s *session) write() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
-		for s.err == nil && (s.writing || len(s.queue) == 0) {
+		for s.err == nil && (s.writing || len(s.queue) == 0 && len(s.direct.left) == 0) {
 			s.work.Wait()
 		}
 		if s.err != nil {
@@ -139,11 +153,15 @@ func (s *session) write() {
 // send sends all that is queued in one writev. It is called with s.mu held and
 // s.writing set, and lets s.mu go meanwhile.
 func (s *session) send() {
-	if s.err != nil || len(s.queue) == 0 {
+	if s.err != nil || len(s.queue) == 0 && len(s.direct.left) == 0 {
 		return
 	}
 	batch, vec := s.queue, s.vec[:0]
 	s.queue, s.spare = s.spare[:0], nil
+	if len(s.direct.left) > 0 {
+		vec = append(vec, s.direct.left)
+		s.direct.left = nil // its memory is not used before s.writing ends
+	}
 	s.mu.Unlock()
 	stat := s.expStatSN.Load()
 	for i := range batch {
@@ -157,16 +175,24 @@ func (s *session) send() {
 		s.fail(err)
 	}
 	s.mu.Lock()
+	s.sent(batch)
+	if cap(batch) <= 4*maxDepth {
+		s.spare = batch
+	}
+}
+
+// sent gives back the commands whose data is no longer needed. s.mu is held, and let
+// go meanwhile.
+func (s *session) sent(batch []outgoing) {
 	for i := range batch {
 		if t := batch[i].t; t != nil {
 			batch[i].t, batch[i].data = nil, nil
 			if t.refs--; t.refs == 0 && t.answered {
-				t.completed <- struct{}{}
+				s.mu.Unlock()
+				s.hand(t)
+				s.mu.Lock()
 			}
 		}
-	}
-	if cap(batch) <= 4*maxDepth {
-		s.spare = batch
 	}
 }
 

@@ -10,14 +10,11 @@ import (
 	"fmt"
 	"os"
 	"runtime/pprof"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/iscsi/initiator"
 	"github.com/cleave-san/cleave/iscsi/mask"
-	"github.com/cleave-san/cleave/lun"
 )
 
 // load is what is asked of the LUN.
@@ -86,7 +83,7 @@ func run(url, name, secretFile, profile string, digest bool, l load) (err error)
 }
 
 // run has depth requests under way all the time.
-func (l load) run(d lun.Device) error {
+func (l load) run(d *initiator.Disk) error {
 	if l.step == 0 {
 		l.step = int64(l.size)
 	}
@@ -94,25 +91,31 @@ func (l load) run(d lun.Device) error {
 	if span < int64(l.size) || l.step%int64(l.size) != 0 {
 		return errors.New("the LUN is too small, or the step no multiple of the size")
 	}
-	do := d.ReadAt
+	q := d.NewQueue()
+	do := q.Read
 	if l.write {
-		do = d.WriteAt
+		do = q.Write
 	}
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	errs := make([]error, l.depth)
-	for i := range l.depth {
-		wg.Go(func() {
-			p := make([]byte, l.size)
-			for errs[i] == nil {
-				k := next.Add(1) - 1
-				if k >= int64(l.count) {
-					return
-				}
-				_, errs[i] = do(p, k*l.step%span)
-			}
-		})
+	bufs := make([][]byte, l.depth)
+	begun := 0
+	begin := func(i int) {
+		if begun < l.count {
+			do(bufs[i], int64(begun)*l.step%span, i)
+			begun++
+		}
 	}
-	wg.Wait()
-	return errors.Join(errs...)
+	for i := range bufs {
+		bufs[i] = make([]byte, l.size)
+		begin(i)
+	}
+	for {
+		e, ok := q.Wait()
+		if !ok {
+			return nil
+		}
+		if e.Err != nil {
+			return e.Err
+		}
+		begin(e.Tag)
+	}
 }
