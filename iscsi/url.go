@@ -3,8 +3,10 @@ package iscsi
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // URL is a static record in one line: iscsi://[user@]host[:port]/target/lun. It
@@ -78,11 +80,32 @@ func (u URL) String() string {
 // HostPort reads HOST, HOST:PORT or the like with an IPv6 address, and adds the
 // default port where there is none. Unlike ParsePortal it takes names.
 func HostPort(s string) (string, error) {
-	if h, p, err := net.SplitHostPort(s); err == nil && h != "" && p != "" {
-		return s, nil
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		host, port = s, strconv.Itoa(DefaultPort)
+		if inner, ok := strings.CutPrefix(s, "["); ok {
+			host, ok = strings.CutSuffix(inner, "]")
+			if !ok {
+				host = ""
+			}
+		}
 	}
-	if h := strings.Trim(s, "[]"); h != "" && (!strings.Contains(h, ":") || net.ParseIP(h) != nil) {
-		return net.JoinHostPort(h, strconv.Itoa(DefaultPort)), nil
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || !isHost(host) {
+		return "", fmt.Errorf("portal %.80q: want HOST or HOST:PORT", s)
 	}
-	return "", fmt.Errorf("portal %.80q: want HOST or HOST:PORT", s)
+	return net.JoinHostPort(host, port), nil
+}
+
+// isHost reports whether s is an address or what a name's labels are made of
+// (RFC 1123 section 2.1), with the underscore that many sites use.
+func isHost(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return true
+	}
+	for _, r := range s {
+		if !strings.ContainsRune("-._", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			return false
+		}
+	}
+	return s != ""
 }

@@ -23,6 +23,7 @@ func TestURL(t *testing.T) {
 		"", "http://h/iqn.a/1", "iscsi://", "iscsi://h", "iscsi://h/iqn.a", "iscsi://h/iqn.a/", "iscsi://h/iqn.a/16384",
 		"iscsi://h/iqn.a/-1", "iscsi://h/iqn.a/1/2", "iscsi:///iqn.a/1", "iscsi://@h/iqn.a/1", "iscsi://h/disk/1",
 		"iscsi://me%topsecret@h/iqn.a/1", "iscsi://me:topsecret@h/iqn.a/1", "iscsi://me:topsecret@h/", "iscsi://a:b:c/iqn.a/1",
+		"iscsi://0]0/iqn.a/1", "iscsi://[::1/iqn.a/1", "iscsi://h:0/iqn.a/1", "iscsi://h:65536/iqn.a/1", "iscsi://h?/iqn.a/1",
 	} {
 		_, err := ParseURL(s)
 		if err == nil {
