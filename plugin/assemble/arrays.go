@@ -10,6 +10,7 @@ import (
 	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
+	"github.com/cleave-san/cleave/arrays/lvm"
 	"github.com/cleave-san/cleave/arrays/program"
 	"github.com/cleave-san/cleave/orchestrator/engine"
 )
@@ -17,6 +18,7 @@ import (
 // Types of arrays.
 const (
 	typeEmbedded = "embedded" // that of `cleave array`
+	typeLVM      = "lvm"      // a volume group of this host
 	typeProgram  = "program"  // anybody's, behind a program that speaks for it
 )
 
@@ -35,6 +37,12 @@ func openArrays(ctx context.Context, cs []ArrayConfig, tracer trace.Tracer, log 
 				pub = publisher{client}
 			}
 			d = client
+		case typeLVM:
+			v, err := openLVM(c, log)
+			if err != nil {
+				return nil, nil, closers, fmt.Errorf("arrays[%d]: %w", i, err)
+			}
+			d, o.Without = v, v.Without()
 		case typeProgram:
 			p, err := openProgram(ctx, c, log)
 			if err != nil {
@@ -54,7 +62,11 @@ func openArrays(ctx context.Context, cs []ArrayConfig, tracer trace.Tracer, log 
 }
 
 func unknownType(i int, c ArrayConfig) error {
-	return usage("arrays[%d].type: %q: want %s or %s", i, c.Type, typeEmbedded, typeProgram)
+	return usage("arrays[%d].type: %q: want %s, %s or %s", i, c.Type, typeEmbedded, typeLVM, typeProgram)
+}
+
+func openLVM(c ArrayConfig, log *slog.Logger) (*lvm.Driver, error) {
+	return lvm.New(lvm.Options{Group: c.Group, Method: lvm.Method(c.Method), Devices: c.Devices, Room: c.Room, Log: log.With("array", c.Name)})
 }
 
 func openProgram(ctx context.Context, c ArrayConfig, log *slog.Logger) (*program.Driver, error) {

@@ -2,6 +2,7 @@ package assemble
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,13 +36,20 @@ type Config struct {
 // ArrayConfig is one storage array.
 type ArrayConfig struct {
 	Name string `koanf:"name"` // the operator's, as it appears in results
-	Type string `koanf:"type"` // "embedded" or "program"
+	Type string `koanf:"type"` // "embedded", "lvm" or "program"
 	// Socket of the data plane, for type embedded.
 	Socket string `koanf:"socket"`
 	// Command is a program's absolute path and its arguments, and Environment,
 	// NAME=VALUE each, is all that it gets of one; for type program.
 	Command     []string `koanf:"command"`
 	Environment []string `koanf:"environment"`
+	// Group is a volume group, Method how its volumes are split, Devices the physical
+	// volumes that lvm2 may look at (all that it would by itself if there are none),
+	// and Room what a thick snapshot can hold of changes, in per cent; for type lvm.
+	Group   string   `koanf:"group"`
+	Method  string   `koanf:"method"`
+	Devices []string `koanf:"devices"`
+	Room    int      `koanf:"room"`
 }
 
 // WriterConfig is a host with its VMs. There is at most one of each type.
@@ -180,13 +188,28 @@ func (c *Config) resolve(dir string) {
 
 // check refuses keys of another type of array, and a program that can't be found.
 func (a ArrayConfig) check(at string) error {
-	switch {
-	case a.Type == typeProgram && a.Socket != "":
-		return usage("%s.socket: it is for arrays of type %s", at, typeEmbedded)
-	case a.Type != typeProgram && len(a.Command)+len(a.Environment) > 0:
-		return usage("%s.command: it is for arrays of type %s", at, typeProgram)
-	case a.Type == typeProgram && (len(a.Command) == 0 || !filepath.IsAbs(a.Command[0])):
-		return usage("%s.command: %q: want the absolute path of a program, and its arguments", at, a.Command)
+	for _, k := range []struct {
+		key   string
+		given bool
+		of    string
+	}{
+		{"socket", a.Socket != "", typeEmbedded},
+		{"command", len(a.Command) > 0, typeProgram}, {"environment", len(a.Environment) > 0, typeProgram},
+		{"group", a.Group != "", typeLVM}, {"method", a.Method != "", typeLVM}, {"devices", len(a.Devices) > 0, typeLVM}, {"room", a.Room != 0, typeLVM},
+	} {
+		if k.given && a.Type != k.of {
+			return usage("%s.%s: it is for arrays of type %s", at, k.key, k.of)
+		}
+	}
+	switch a.Type {
+	case typeProgram:
+		if len(a.Command) == 0 || !filepath.IsAbs(a.Command[0]) {
+			return usage("%s.command: %q: want the absolute path of a program, and its arguments", at, a.Command)
+		}
+	case typeLVM:
+		if _, err := openLVM(a, slog.New(slog.DiscardHandler)); err != nil {
+			return usage("%s: %w", at, err)
+		}
 	}
 	for i, e := range a.Environment {
 		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {

@@ -6,11 +6,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
+	"github.com/cleave-san/cleave/arrays/lvm"
 	"github.com/cleave-san/cleave/plugin/cli"
 	"github.com/cleave-san/cleave/plugin/dataplane"
 )
@@ -82,6 +84,8 @@ func listArrays(ctx context.Context, config, socket string, getenv func(string) 
 		switch c.Type {
 		case typeEmbedded:
 			out = append(out, askArray(ctx, c))
+		case typeLVM:
+			out = append(out, askLVM(ctx, c))
 		case typeProgram:
 			out = append(out, askProgram(ctx, c))
 		default:
@@ -89,6 +93,25 @@ func listArrays(ctx context.Context, config, socket string, getenv func(string) 
 		}
 	}
 	return out, nil
+}
+
+// askLVM asks lvm2 for the volume group.
+func askLVM(ctx context.Context, c ArrayConfig) cli.Array {
+	x := cli.Array{Name: c.Name, Type: c.Type, State: cli.ArrayOK}
+	d, err := openLVM(c, slog.New(slog.DiscardHandler))
+	if err == nil {
+		var s lvm.Status
+		if s, err = d.Status(ctx); err == nil {
+			x.Volumes = s.Volumes
+			if len(s.Problems) > 0 {
+				x.State, x.Detail = cli.ArrayProblems, strings.Join(s.Problems, "; ")
+			}
+		}
+	}
+	if err != nil {
+		x.State, x.Detail, x.Err = cli.ArraySilent, err.Error(), err
+	}
+	return x
 }
 
 // askProgram asks a program for its description: all that one without its array
