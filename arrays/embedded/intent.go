@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cleave-san/cleave/lun"
 )
@@ -13,11 +14,10 @@ import (
 // mirrors if the machine stops now. A region's mark is stable before a write
 // to it begins, and is cleared, lazily, after the mirrors were synced.
 //
-// Marks are set for many writes by one sync: whoever finds the file idle
-// writes for all who wait, into the file's journal. Regions are small, so that random writes use up the
-// limit with what they wrote and not with what lies around it; a stream, which
-// would have to wait for a sync at every region, has those before it marked
-// ahead.
+// Marks are set for many writes by one sync (see held). Regions are small, so
+// that random writes use up the limit with what they wrote and not with what lies
+// around it; a stream, which would have to wait for a sync at every region, has
+// those before it marked ahead.
 type intentLog struct {
 	file  *mapFile
 	limit int // regions
@@ -34,6 +34,8 @@ type intentLog struct {
 	spare    []*logRegion // not in use
 	fresh    []*logRegion // marked in memory, not yet being flushed
 	flushed  []*logRegion // memory for the next fresh
+	queue    []*held      // of writes that wait for a region in fresh
+	served   []*held      // of those that wait for the flush under way
 	marks    []int64      // of the flush under way
 	streams  [8]int64     // regions at which a stream would go on, the latest ones
 	stream   int          // of streams, the next to be replaced
@@ -43,16 +45,19 @@ type intentLog struct {
 	// if it left none.
 	adopted  *bitmap
 	tick     uint32
-	waiting  int // in admit
 	failures int // of clean
 	failure  error
 	closed   bool
+
+	waiting atomic.Int32 // in admit; changes under mu
+	writers atomic.Int32 // between begin and end
 }
 
 type logRegion struct {
 	index    int64
-	inflight int
-	touched  uint32 // tick of the last write
+	inflight atomic.Int32 // goes up under the log's mu
+	touched  uint32       // tick of the last write
+	queued   bool         // in fresh
 	stable   bool
 	cleaning bool // a clean is under way and no write came since it began
 	clearing bool // its mark is being cleared and no write came since
@@ -80,51 +85,6 @@ func newIntentLog(f *mapFile, limitBytes int64, full func()) *intentLog {
 	return l
 }
 
-// begin returns when all regions of [off, off+n) are marked and the marks
-// stable. Each begin that returns nil is followed by one end.
-func (l *intentLog) begin(off, n int64) error {
-	first, last := off/l.file.unit, (off+n-1)/l.file.unit
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.admit(first, last); err != nil {
-		return err
-	}
-	stable, missed := true, int64(-1)
-	for i := first; i <= last; i++ {
-		r := l.regions[i]
-		if r == nil {
-			r = l.add(i)
-			if missed < 0 {
-				missed = i
-			}
-		} else if r.clearing {
-			r.clearing = false
-			l.mark(r)
-		}
-		r.inflight++
-		r.touched = l.tick
-		r.cleaning = false
-		stable = stable && r.stable
-	}
-	if missed >= 0 {
-		l.ahead(missed, last)
-		l.cleanEarly()
-	}
-	for !stable {
-		if l.flushing {
-			l.changed.Wait()
-		} else if err := l.flushLocked(false); err != nil {
-			l.release(first, last)
-			return err
-		}
-		stable = true
-		for i := first; i <= last; i++ {
-			stable = stable && l.regions[i].stable
-		}
-	}
-	return nil
-}
-
 // cleanEarly asks for a clean before the log is full.
 func (l *intentLog) cleanEarly() {
 	if len(l.regions) > l.early && !l.asked {
@@ -139,7 +99,7 @@ func (l *intentLog) add(i int64) *logRegion {
 	if n := len(l.spare); n > 0 {
 		r, l.spare = l.spare[n-1], l.spare[:n-1]
 	}
-	*r = logRegion{index: i, touched: l.tick, stable: l.isAdopted(i)}
+	r.index, r.touched, r.stable = i, l.tick, l.isAdopted(i)
 	l.regions[i] = r
 	if !r.stable {
 		l.mark(r)
@@ -193,79 +153,9 @@ func (l *intentLog) room() int {
 
 // mark sets a region's mark. It is stable after the next flush.
 func (l *intentLog) mark(r *logRegion) {
+	r.queued = true
 	l.fresh = append(l.fresh, r)
 	l.file.set(r.index)
-}
-
-// admit waits until the regions from first to last fit under the limit. It
-// holds nothing while it waits, so those in flight always get to their end.
-func (l *intentLog) admit(first, last int64) error {
-	failures := l.failures
-	for {
-		if l.closed {
-			return errMapClosed
-		}
-		missing := 0
-		for i := first; i <= last; i++ {
-			if l.regions[i] == nil && !l.isAdopted(i) {
-				missing++
-			}
-		}
-		if missing == 0 || l.room() >= missing {
-			return nil
-		}
-		if l.failures != failures {
-			return fmt.Errorf("intent log is full and can't be cleared: %w", l.failure)
-		}
-		l.full()
-		l.waiting++
-		l.changed.Wait()
-		l.waiting--
-	}
-}
-
-// flushLocked makes all marks stable, and with cleared, those that were cleared.
-// l.mu is held at call and return, and released while the disk works.
-func (l *intentLog) flushLocked(cleared bool) (err error) {
-	batch := l.fresh
-	l.fresh, l.flushed = l.flushed[:0], nil
-	l.flushing = true
-	l.marks = l.marks[:0]
-	for _, r := range batch {
-		l.marks = append(l.marks, r.index)
-	}
-	l.mu.Unlock()
-	if cleared {
-		err = l.file.flush()
-	} else {
-		err = l.file.flushMarks(l.marks)
-	}
-	l.mu.Lock()
-	l.flushing = false
-	if err == nil {
-		for _, r := range batch {
-			r.stable = true
-		}
-	}
-	l.flushed = batch[:0]
-	l.changed.Broadcast()
-	return err
-}
-
-// end says that a write to the range is over, whatever came of it.
-func (l *intentLog) end(off, n int64) {
-	l.mu.Lock()
-	l.release(off/l.file.unit, (off+n-1)/l.file.unit)
-	l.mu.Unlock()
-}
-
-func (l *intentLog) release(first, last int64) {
-	for i := first; i <= last; i++ {
-		l.regions[i].inflight--
-	}
-	if l.waiting > 0 {
-		l.changed.Broadcast()
-	}
 }
 
 // wake has those who wait for room look again.
@@ -288,7 +178,7 @@ func (l *intentLog) clean(idle bool, sync func() error) error {
 	var chosen []*logRegion
 	n := 0
 	for _, r := range l.regions {
-		if r.cleaning = r.inflight == 0 && r.stable && (!idle || l.tick-r.touched >= 2); r.cleaning {
+		if r.cleaning = r.inflight.Load() == 0 && r.stable && (!idle || l.tick-r.touched >= 2); r.cleaning {
 			chosen = append(chosen, r)
 		}
 		n++
@@ -411,7 +301,7 @@ func (l *intentLog) recovered(i int64) {
 	}
 	l.adopted.clear(i)
 	l.cleanEarly()
-	if l.waiting > 0 {
+	if l.waiting.Load() > 0 {
 		l.changed.Broadcast()
 	}
 }

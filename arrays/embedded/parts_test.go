@@ -192,10 +192,11 @@ func TestIntentLogIsBounded(t *testing.T) {
 	var writers sync.WaitGroup
 	for w := range 4 {
 		writers.Go(func() {
+			var h held
 			rng := rand.New(rand.NewPCG(uint64(w), 1))
 			for range 300 {
 				off := rng.Int64N(1<<40 - unit)
-				if err := l.begin(off, 4096); err != nil {
+				if err := l.begin(&h, off, 4096); err != nil {
 					t.Error(err)
 					return
 				}
@@ -207,7 +208,7 @@ func TestIntentLogIsBounded(t *testing.T) {
 					t.Errorf("the mark of a write under way is not stable: %v", err)
 				}
 				now.close()
-				l.end(off, 4096)
+				l.end(&h)
 			}
 		})
 	}
@@ -231,10 +232,11 @@ func TestIntentLogRecoversWhileItIsCleaned(t *testing.T) {
 	m.set(region)
 	l := newIntentLog(m, 64*unit, func() {})
 	l.adopt()
-	if err := l.begin(region*unit, 4096); err != nil {
+	var h held
+	if err := l.begin(&h, region*unit, 4096); err != nil {
 		t.Fatal(err)
 	}
-	l.end(region*unit, 4096)
+	l.end(&h)
 	if err := l.clean(false, func() error { l.recovered(region); return nil }); err != nil {
 		t.Fatal(err)
 	}
@@ -268,10 +270,11 @@ func TestIntentLogWithAllMarked(t *testing.T) {
 	if err := l.clean(false, func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.begin(0, 4096); err != nil {
+	var h held
+	if err := l.begin(&h, 0, 4096); err != nil {
 		t.Fatal(err)
 	}
-	l.end(0, 4096)
+	l.end(&h)
 }
 
 func FuzzDecodeCatalog(f *testing.F) {

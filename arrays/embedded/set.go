@@ -103,6 +103,7 @@ type op struct {
 	kind   opKind
 	p      []byte
 	off, n int64
+	held   held
 	span   span
 	e      *epoch
 	errs   []error
@@ -151,19 +152,19 @@ func (s *set) do(k opKind, p []byte, off, n int64) error {
 	if e := s.fatal.Load(); e != nil {
 		return *e
 	}
-	if err := s.log.begin(off, n); err != nil {
-		return err
-	}
-	defer s.log.end(off, n)
 	o := ops.Get().(*op)
 	o.kind, o.p, o.off, o.n = k, p, off, n
-	// Admitted when its turn has come: whoever holds the range of an operation
-	// keeps it out of the epoch.
-	s.order.lock(&o.span, off, n)
-	o.e = s.enter()
-	err := s.apply(o)
-	o.e.leave()
-	s.order.unlock(&o.span)
+	err := s.log.begin(&o.held, off, n)
+	if err == nil {
+		// Admitted when its turn has come: whoever holds the range of an
+		// operation keeps it out of the epoch.
+		s.order.lock(&o.span, off, n)
+		o.e = s.enter()
+		err = s.apply(o)
+		o.e.leave()
+		s.order.unlock(&o.span)
+		s.log.end(&o.held)
+	}
 	o.e, o.p = nil, nil
 	ops.Put(o)
 	return err
