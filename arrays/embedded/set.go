@@ -200,9 +200,15 @@ func (o *op) plex(i int) *plex {
 	return o.e.filling[i-len(o.e.insync)]
 }
 
+// giveWay is how often a small operation lets others run before it waits, in the
+// kernel, for a file that somebody writes to.
+const giveWay = 4
+
 // runInTurn runs o on one file after the other, beginning with one that nobody
 // writes to: a file system lets one writer into a file at a time, and those who
-// wait for it would follow each other through all the others.
+// wait for it burn a processor, or lose it, and would follow each other through
+// all the others. A small operation first lets others have the processor, a few
+// times and no longer: one file that is stuck never keeps a write from another.
 func (o *op) runInTurn(all int) {
 	first := 0
 	for i := range all {
@@ -214,6 +220,9 @@ func (o *op) runInTurn(all int) {
 	for k := range all {
 		i := (first + k) % all
 		p := o.plex(i)
+		for n := 0; n < giveWay && o.n < parallelFrom && p.writing.Load() > 0; n++ {
+			runtime.Gosched()
+		}
 		p.writing.Add(1)
 		o.run(i)
 		p.writing.Add(-1)
