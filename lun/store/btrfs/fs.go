@@ -46,7 +46,7 @@ func Open(dev lun.Device) (*FS, error) {
 		}
 		b = b[KeySize+n:]
 	}
-	t := &Tree{f, pointer{s.chunkRoot(), s.chunkGen(), s.chunkLevel()}}
+	t := &Tree{f, pointer{s.chunkRoot(), s.chunkGen(), s.chunkLevel(), nil}}
 	if s.chunkLevel() >= maxLevel || s.level() >= maxLevel || s.logLevel() >= maxLevel {
 		return nil, damaged(-1, "level", max(s.chunkLevel(), s.level(), s.logLevel()), "trees are not that high")
 	}
@@ -115,7 +115,7 @@ func (f *FS) ReadData(p []byte, logical uint64) error {
 }
 
 func (f *FS) rootTree() *Tree {
-	return &Tree{f, pointer{f.super.root(), f.super.generation(), f.super.level()}}
+	return &Tree{f, pointer{f.super.root(), f.super.generation(), f.super.level(), nil}}
 }
 
 // Logged lists the subvolumes that have a log tree: changes that were made stable by
@@ -126,7 +126,7 @@ func (f *FS) Logged() (map[uint64]bool, error) {
 		return out, nil
 	}
 	// The log's root was written in the transaction after the superblock's.
-	t := &Tree{f, pointer{f.super.logRoot(), f.super.generation() + 1, f.super.logLevel()}}
+	t := &Tree{f, pointer{f.super.logRoot(), f.super.generation() + 1, f.super.logLevel(), nil}}
 	err := t.Walk(Key{}, func(k Key, _ []byte) (bool, error) {
 		if k.Type == RootItem && len(out) < maxSubvolumes {
 			out[k.Offset] = true

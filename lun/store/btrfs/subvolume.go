@@ -119,7 +119,7 @@ func parseRoot(k Key, b []byte) (*Subvolume, error) {
 		return nil, nil
 	}
 	s := &Subvolume{ID: k.Object, Generation: le.Uint64(b[160:]), ReadOnly: le.Uint64(b[208:])&rootReadOnly != 0}
-	s.root = pointer{le.Uint64(b[176:]), s.Generation, b[238]}
+	s.root = pointer{le.Uint64(b[176:]), s.Generation, b[238], nil}
 	if s.root.level >= maxLevel {
 		return nil, damaged(-1, "root level", s.root.level, "trees are not that high")
 	}
@@ -233,3 +233,7 @@ func Entries(b []byte) func(yield func(DirEntry) bool) {
 
 // NameKey is the key of the directory item of a name, or of an extended attribute.
 func NameKey(inode uint64, kind uint8, name string) Key { return Key{inode, kind, nameHash(name)} }
+
+// In reports whether it is what a name in a directory of its parent means: a
+// snapshot of the parent has the name as well, and nothing behind it.
+func (s *Subvolume) In(dir uint64, name string) bool { return s.dir == dir && s.name == name }

@@ -86,7 +86,8 @@ func (n node) key(i int) Key { return ParseKey(n.slot(i)) }
 
 func (n node) child(i int) pointer {
 	s := n.slot(i)
-	return pointer{le.Uint64(s[17:]), le.Uint64(s[25:]), n.level() - 1}
+	k := ParseKey(s)
+	return pointer{le.Uint64(s[17:]), le.Uint64(s[25:]), n.level() - 1, &k}
 }
 
 func (n node) data(i int) []byte {
@@ -104,6 +105,12 @@ func (n node) find(k Key) int {
 type pointer struct {
 	logical, generation uint64
 	level               uint8
+	first               *Key // of the child; nil of a root
+}
+
+// is reports whether a block is what the parent says.
+func (p pointer) is(n node) bool {
+	return n.level() == p.level && n.generation() == p.generation && (p.first == nil || n.count() > 0 && n.key(0) == *p.first)
 }
 
 // check looks at a block that was read from a place for a pointer.
@@ -128,6 +135,9 @@ func (f *FS) check(n node, p pointer, at int64) error {
 	if n.count() < 0 || n.count() > (len(n)-nodeHeader)/size || n.count() == 0 && n.level() > 0 {
 		return bad(96, "nritems", n.count(), "makes no sense")
 	}
+	if !p.is(n) { // the rest of it was looked at
+		return bad(nodeHeader, "key", nil, "the parent says that another key is the first")
+	}
 	for i := range n.count() {
 		if i > 0 && n.key(i-1).Compare(n.key(i)) >= 0 {
 			return bad(nodeHeader+int64(i*size), "key", n.key(i).String(), "is out of order")
@@ -146,7 +156,7 @@ func (f *FS) check(n node, p pointer, at int64) error {
 
 // node reads a tree block from the first copy that is in order.
 func (f *FS) node(p pointer) (node, error) {
-	if n := f.cache.get(p.logical); n != nil && n.level() == p.level && n.generation() == p.generation {
+	if n := f.cache.get(p.logical); n != nil && p.is(n) {
 		return n, nil
 	}
 	places, run, err := f.locate(p.logical)
@@ -232,6 +242,28 @@ func (w *walker) walk(p pointer, top bool) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// Floor is the last item whose key is at most k, and a copy of it; nil data is
+// none.
+func (t *Tree) Floor(k Key) (found Key, data []byte, err error) {
+	for p := t.root; ; {
+		n, err := t.fs.node(p)
+		if err != nil {
+			return Key{}, nil, err
+		}
+		i := n.find(k)
+		if i == n.count() || n.key(i) != k {
+			i--
+		}
+		if i < 0 {
+			return Key{}, nil, nil
+		}
+		if n.level() == 0 {
+			return n.key(i), append([]byte{}, n.data(i)...), nil
+		}
+		p = n.child(i)
+	}
 }
 
 // Get is a copy of the item of a key, nil if there is none.
