@@ -12,9 +12,10 @@
 // Names of volumes: "disk" is the content of the virtual disk, "p1" its first
 // partition, "vg/lv" a logical volume or snapshot, "snapshot:NAME" the virtual
 // disk as its container keeps it in an internal snapshot, "vss1" the oldest shadow
-// copy that Windows keeps in a volume. Where several devices were
+// copy that Windows keeps in a volume, "subvol:PATH" a subvolume or snapshot of
+// Btrfs, which as a device is the volume with it as what is mounted. Where several devices were
 // given, disks and partitions are numbered: "1:disk", "2:p1"; where several volumes
-// have shadow copies, those have their volume's name before theirs: "p2/vss1".
+// have shadow copies or Btrfs, those have their volume's name before theirs: "p2/vss1".
 //
 // What is probed may belong to a stranger: errors of damaged input are
 // *lun.FormatError, and probing is bounded in memory and time by the packages

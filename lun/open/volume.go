@@ -7,6 +7,7 @@ import (
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/extents"
+	"github.com/cleave-san/cleave/lun/store/btrfs"
 	"github.com/cleave-san/cleave/lun/store/dmsnap"
 	"github.com/cleave-san/cleave/lun/store/lvm2"
 	"github.com/cleave-san/cleave/lun/store/vss"
@@ -22,6 +23,7 @@ const (
 	KindSnapshot  Kind = "snapshot"
 	KindContainer Kind = "snapshot of the container"
 	KindShadow    Kind = "shadow copy"
+	KindSubvolume Kind = "subvolume"
 )
 
 // Volume is something that has content of its own and a name.
@@ -33,8 +35,9 @@ type Volume struct {
 	Group      *lvm2.Group    // logical volumes and snapshots
 	LV         *lvm2.LV       // logical volumes; of a thick snapshot, its store
 	Snapshot   *lvm2.Snapshot // snapshots
-	Keeper     *Keeper        // of shadow copies
+	Keeper     *Keeper        // of shadow copies and subvolumes
 	Shadow     *vss.Copy      // shadow copies
+	Subvolume  *btrfs.Subvolume
 
 	long string // the name with that of its keeper
 	open func() (lun.Device, error)
@@ -49,7 +52,7 @@ func (v *Volume) hasUUID(s string) bool {
 		return false
 	case v.Kind == KindShadow:
 		return bareGUID(v.UUID) == bareGUID(s) || bareGUID(v.Shadow.Store) == bareGUID(s)
-	case v.Kind == KindPartition:
+	case v.Kind == KindPartition, v.Kind == KindSubvolume:
 		return strings.EqualFold(strings.ReplaceAll(v.UUID, "-", ""), bare)
 	case v.Kind == KindSnapshot && strings.ReplaceAll(v.Snapshot.Record.UUID, "-", "") == bare:
 		return true
@@ -75,7 +78,7 @@ func (v *Volume) Open() (lun.Device, error) {
 
 // Volumes lists all volumes: disks with their containers' snapshots, partitions, then logical volumes and
 // snapshots as LVM shows them (hidden parts of others are not listed), then
-// shadow copies.
+// shadow copies and subvolumes.
 func (c *Contents) Volumes() []*Volume {
 	var out []*Volume
 	for i, d := range c.Disks {

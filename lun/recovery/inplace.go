@@ -128,7 +128,7 @@ func PrepareInPlace(ctx context.Context, c *open.Contents, o InPlaceOptions) (*I
 			return nil, err
 		}
 		if pick.kept != nil {
-			return nil, fmt.Errorf("recover %s to %s in place: what it preserves lies in the volume that would be written over: recover to a file or as a view: %w", pick.volume(), pick.name(), errors.ErrUnsupported)
+			return nil, fmt.Errorf("recover %s to %s in place: no journal keeps what would be written, and it can't be written at one moment: recover to a file or as a view: %w", pick.volume(), pick.name(), errors.ErrUnsupported)
 		}
 		r, err := redirect(disks, pick)
 		if err != nil {

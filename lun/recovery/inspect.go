@@ -97,14 +97,32 @@ type VolumeReport struct {
 	Snapshots []SnapshotReport `json:"snapshots,omitempty"`
 }
 
-// KeeperReport is a volume with its shadow copies.
+// KeeperReport is a volume with its shadow copies or subvolumes.
 type KeeperReport struct {
-	Volume    string           `json:"volume"`
-	UUID      string           `json:"uuid"`
-	Kind      string           `json:"kind"` // "vss"
-	Version   uint32           `json:"formatVersion,omitempty"`
-	Size      int64            `json:"size"`
-	Snapshots []SnapshotReport `json:"snapshots"`
+	Volume     string            `json:"volume"`
+	UUID       string            `json:"uuid"`
+	Kind       string            `json:"kind"` // "vss" or "btrfs"
+	Version    uint32            `json:"formatVersion,omitempty"`
+	Size       int64             `json:"size"`
+	Label      string            `json:"label,omitempty"`
+	Snapshots  []SnapshotReport  `json:"snapshots,omitempty"`
+	Subvolumes []SubvolumeReport `json:"subvolumes,omitempty"` // of Btrfs
+}
+
+// SubvolumeReport is a subvolume of Btrfs, or a snapshot of one.
+type SubvolumeReport struct {
+	Volume     string    `json:"volume"`
+	ID         uint64    `json:"id"`
+	UUID       string    `json:"uuid,omitempty"`
+	ParentUUID string    `json:"parentUuid,omitempty"` // of what it is a snapshot of
+	Origin     string    `json:"origin,omitempty"`     // the same as a volume, where it is there
+	Path       string    `json:"path"`
+	Generation uint64    `json:"generation"`
+	Created    time.Time `json:"created,omitzero"` // by the guest's clock
+	ReadOnly   bool      `json:"readOnly,omitempty"`
+	Default    bool      `json:"default,omitempty"` // mounted where no other is asked for
+	State      State     `json:"state"`
+	Reason     string    `json:"reason,omitempty"`
 }
 
 // SnapshotReport is an in-guest snapshot.
@@ -200,6 +218,11 @@ func Inspect(ctx context.Context, c *open.Contents) (*Report, error) {
 		kr := inspectKeeper(c, k)
 		r.Keepers = append(r.Keepers, kr)
 		for _, s := range kr.Snapshots {
+			if s.State != Valid {
+				r.Findings = append(r.Findings, Finding{Text: s.Volume + ": " + s.Reason})
+			}
+		}
+		for _, s := range kr.Subvolumes {
 			if s.State != Valid {
 				r.Findings = append(r.Findings, Finding{Text: s.Volume + ": " + s.Reason})
 			}

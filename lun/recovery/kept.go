@@ -6,11 +6,44 @@ import (
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/store/btrfs"
 	"github.com/cleave-san/cleave/lun/store/vss"
 )
 
-// show has the disks show a snapshot that its volume keeps inside itself.
-func (c chosen) show(bases []*merged) (Recovered, error) {
+// keptEdits are the changes of Btrfs volumes: those of one are one.
+type keptEdits map[*open.Keeper]*btrfs.Edit
+
+// show has the disks show a snapshot that its volume keeps inside itself. Those of
+// Btrfs are shown after patch.
+func (e keptEdits) show(c chosen, bases []*merged) (Recovered, error) {
+	if c.kept.Subvolume == nil {
+		return c.showShadow(bases)
+	}
+	v, k := c.kept, c.kept.Keeper
+	if e[k] == nil {
+		e[k] = k.Btrfs.Edit(k.Subvolumes)
+	}
+	if err := e[k].Revert(v.Subvolume); err != nil {
+		return Recovered{}, fmt.Errorf("recover %s from %s: %w", c.volume(), c.name(), err)
+	}
+	return Recovered{Volume: c.volume(), VolumeUUID: v.Subvolume.ParentUUID, Snapshot: c.name(), SnapshotUUID: v.UUID}, nil
+}
+
+// patch has the disks show the changes.
+func (e keptEdits) patch(bases []*merged) error {
+	for k, edit := range e {
+		patches, err := edit.Patches()
+		if err != nil {
+			return err
+		}
+		for _, p := range patches {
+			bases[k.Disk].patch(k.Off+p.Off, p.Data)
+		}
+	}
+	return nil
+}
+
+func (c chosen) showShadow(bases []*merged) (Recovered, error) {
 	v, k := c.kept, c.kept.Keeper
 	r := Recovered{Volume: c.volume(), VolumeUUID: k.Shadows.ID, Snapshot: c.name(), SnapshotUUID: v.UUID}
 	s, err := k.Shadows.Open(v.Shadow)
@@ -35,6 +68,12 @@ func (c chosen) show(bases []*merged) (Recovered, error) {
 // judgeKept says what a snapshot is worth that its volume keeps inside itself, and
 // how many blocks it has of its own.
 func judgeKept(v *open.Volume) (State, int64, error) {
+	if v.Subvolume != nil {
+		if v.Subvolume.Err != nil {
+			return Unreadable, 0, v.Subvolume.Err
+		}
+		return Valid, 0, nil
+	}
 	vol := v.Keeper.Shadows
 	n, err := vol.Count(v.Shadow)
 	for _, younger := range vol.Copies[v.Shadow.Number:] {
@@ -49,6 +88,9 @@ func judgeKept(v *open.Volume) (State, int64, error) {
 }
 
 func inspectKeeper(c *open.Contents, k *open.Keeper) KeeperReport {
+	if k.Btrfs != nil {
+		return inspectBtrfs(c, k)
+	}
 	out := KeeperReport{Volume: c.KeeperName(k), UUID: k.Shadows.ID, Kind: "vss", Version: k.Shadows.Version, Size: k.Len}
 	for _, v := range c.Kept(k) {
 		s := SnapshotReport{Volume: v.Name, UUID: v.UUID, Origin: out.Volume, Kind: out.Kind, Created: v.Created, ChunkSize: vss.Block, Set: v.Shadow.Set, Machine: v.Shadow.Machine}
@@ -62,10 +104,35 @@ func inspectKeeper(c *open.Contents, k *open.Keeper) KeeperReport {
 	return out
 }
 
+func inspectBtrfs(c *open.Contents, k *open.Keeper) KeeperReport {
+	out := KeeperReport{Volume: c.KeeperName(k), UUID: k.Btrfs.UUID(), Kind: "btrfs", Label: k.Btrfs.Label(), Size: k.Btrfs.Size()}
+	for _, v := range c.Kept(k) {
+		s := v.Subvolume
+		r := SubvolumeReport{Volume: v.Name, ID: s.ID, UUID: s.UUID, ParentUUID: s.ParentUUID, Path: s.Path, Generation: s.Generation,
+			Created: s.Created, ReadOnly: s.ReadOnly, Default: s.Default, State: Valid}
+		if pick, ok := keptBy(c, v); ok {
+			r.Origin = pick.of
+		}
+		if s.Err != nil {
+			r.State, r.Reason = Unreadable, s.Err.Error()
+		}
+		out.Subvolumes = append(out.Subvolumes, r)
+	}
+	return out
+}
+
 // verifyKept is verify of a snapshot that its volume keeps inside itself.
 func verifyKept(c *open.Contents, vol *open.Volume, v Verdict) Verdict {
 	v.VolumeName = c.KeeperName(vol.Keeper)
-	if id := vol.Keeper.Shadows.ID; !sameGUID(id, v.Volume) {
+	id := ""
+	if vol.Subvolume != nil {
+		if pick, ok := keptBy(c, vol); ok {
+			id, v.VolumeName = vol.Subvolume.ParentUUID, pick.of
+		}
+	} else {
+		id = vol.Keeper.Shadows.ID
+	}
+	if !sameGUID(id, v.Volume) {
 		v.Reason = fmt.Sprintf("%s is a snapshot of %s (%s), not of %s", vol.Name, v.VolumeName, id, v.Volume)
 		return v
 	}

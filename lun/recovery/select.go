@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/store/btrfs"
 	"github.com/cleave-san/cleave/lun/store/lvm2"
 )
 
@@ -42,8 +43,17 @@ func (c chosen) name() string {
 	return c.group.Name + "/" + c.snap.COW.Name
 }
 
-func keptBy(c *open.Contents, v *open.Volume) chosen {
-	return chosen{kept: v, of: c.KeeperName(v.Keeper)}
+// keptBy is a choice of what a volume keeps: false if that is no snapshot.
+func keptBy(c *open.Contents, v *open.Volume) (chosen, bool) {
+	of := c.KeeperName(v.Keeper)
+	if v.Subvolume != nil {
+		o := btrfs.OriginOf(v.Subvolume, v.Keeper.Subvolumes)
+		if o == nil {
+			return chosen{}, false
+		}
+		of += "/subvol:" + o.Path
+	}
+	return chosen{kept: v, of: of}, true
 }
 
 // choose resolves names to snapshots. Without names, every volume that has
@@ -67,12 +77,18 @@ func choose(c *open.Contents, names []string) ([]chosen, error) {
 		}
 	}
 	for _, k := range c.Keepers {
-		kept := c.Kept(k)
-		if len(kept) > 1 {
-			return nil, fmt.Errorf("%s has %d snapshots (%s): %w", c.KeeperName(k), len(kept), listedKept(kept), ErrChoice)
+		snaps := make(map[string][]*open.Volume)
+		for _, v := range c.Kept(k) {
+			if pick, ok := keptBy(c, v); ok {
+				if snaps[pick.of] = append(snaps[pick.of], v); len(snaps[pick.of]) == 1 {
+					out = append(out, pick)
+				}
+			}
 		}
-		for _, v := range kept {
-			out = append(out, keptBy(c, v))
+		for of, kept := range snaps {
+			if len(kept) > 1 {
+				return nil, fmt.Errorf("%s has %d snapshots (%s): %w", of, len(kept), listedKept(kept), ErrChoice)
+			}
 		}
 	}
 	if len(out) == 0 {
@@ -108,7 +124,11 @@ func chooseNamed(c *open.Contents, names []string) ([]chosen, error) {
 		case v.Snapshot != nil:
 			of = v.Snapshot.Origin
 		case v.Keeper != nil:
-			of, pick = v.Keeper, keptBy(c, v)
+			var ok bool
+			if pick, ok = keptBy(c, v); !ok {
+				return nil, fmt.Errorf("%s is no snapshot of a subvolume that is there: %w", v.Name, ErrChoice)
+			}
+			of = pick.of
 		default:
 			return nil, fmt.Errorf("%s is a %s and no snapshot: %w", v.Name, v.Kind, ErrChoice)
 		}

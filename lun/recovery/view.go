@@ -125,12 +125,13 @@ func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, erro
 // the metadata.
 func (v *View) recover(ctx context.Context, c *open.Contents, picks []chosen, disks map[*lvm2.PV]*merged, identity string) error {
 	edits := make(map[*lvm2.Group]*lvm2.Edit)
+	kept := make(keptEdits)
 	for _, p := range picks {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if p.kept != nil {
-			r, err := p.show(v.bases)
+			r, err := kept.show(p, v.bases)
 			if err != nil {
 				return err
 			}
@@ -148,6 +149,9 @@ func (v *View) recover(ctx context.Context, c *open.Contents, picks []chosen, di
 		if err := edits[p.group].Revert(p.snap); err != nil {
 			return err
 		}
+	}
+	if err := kept.patch(v.bases); err != nil {
+		return err
 	}
 	if identity != "" {
 		if err := v.renew(c, seed(identity), edits); err != nil {

@@ -96,6 +96,13 @@ func drawReport(w io.Writer, p *paper, r *recovery.Report) error {
 		for _, s := range k.Snapshots {
 			t.add("  "+s.Volume, "shadow copy", "", s.UUID, keptDetail(s))
 		}
+		for _, s := range k.Subvolumes {
+			kind := "subvolume"
+			if s.ParentUUID != "" {
+				kind = "snapshot"
+			}
+			t.add("  "+s.Volume, kind, "", s.UUID, subvolumeDetail(s))
+		}
 	}
 	p.draw(w, t)
 	if len(r.Findings) == 0 {
@@ -109,7 +116,27 @@ func drawReport(w io.Writer, p *paper, r *recovery.Report) error {
 }
 
 func keeperType(k recovery.KeeperReport) string {
+	if k.Kind != "vss" {
+		return k.Kind
+	}
 	return fmt.Sprintf("volume with shadow copies, version %d", k.Version)
+}
+
+func subvolumeDetail(s recovery.SubvolumeReport) string {
+	d := fmt.Sprintf("%s, generation %d", s.State, s.Generation)
+	if s.Origin != "" {
+		d += ", of " + s.Origin
+	}
+	if !s.Created.IsZero() {
+		d += ", made " + clock(s.Created)
+	}
+	if s.ReadOnly {
+		d += ", read-only"
+	}
+	if s.Default {
+		d += ", mounted by default"
+	}
+	return d
 }
 
 func keptDetail(s recovery.SnapshotReport) string {

@@ -46,6 +46,8 @@ type Subvolume struct {
 	seq  uint64
 	name string
 	root pointer
+	key  Key    // of its root item
+	kept uint64 // generation of its last snapshot: older blocks may be shared
 }
 
 // Snapshot reports whether it was made as a snapshot.
@@ -119,6 +121,7 @@ func parseRoot(k Key, b []byte) (*Subvolume, error) {
 		return nil, nil
 	}
 	s := &Subvolume{ID: k.Object, Generation: le.Uint64(b[160:]), ReadOnly: le.Uint64(b[208:])&rootReadOnly != 0}
+	s.key, s.kept = k, le.Uint64(b[200:])
 	s.root = pointer{le.Uint64(b[176:]), s.Generation, b[238], nil}
 	if s.root.level >= maxLevel {
 		return nil, damaged(-1, "root level", s.root.level, "trees are not that high")
