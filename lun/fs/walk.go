@@ -51,7 +51,8 @@ type Visit struct {
 // and not entered. Memory is bounded by the depth.
 func Walk(f FS, start Ref, fn func(Visit) error) error {
 	w := walk{f: f, fn: fn}
-	return w.visit("", start)
+	st, err := f.Stat(start)
+	return w.visit("", st, err)
 }
 
 type walk struct {
@@ -60,8 +61,8 @@ type walk struct {
 	way []Ref // directories from the start to here
 }
 
-func (w *walk) visit(path string, r Ref) error {
-	st, err := w.f.Stat(r)
+func (w *walk) visit(path string, st Stat, err error) error {
+	r := st.Ref
 	if err == nil && st.Type == Directory && (len(w.way) >= MaxDepth || slices.Contains(w.way, r)) {
 		err = ErrTooDeep
 	}
@@ -80,8 +81,8 @@ func (w *walk) visit(path string, r Ref) error {
 		path += "/"
 	}
 	var own error // fn's, to be told from the list's
-	err = w.f.List(r, 0, func(e Entry) error {
-		own = w.visit(path+e.Name, e.Ref)
+	err = ListStat(w.f, r, 0, func(e Entry, st Stat, err error) error {
+		own = w.visit(path+e.Name, st, err)
 		return own
 	})
 	if own != nil {

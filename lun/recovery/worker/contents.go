@@ -52,43 +52,18 @@ type Volume struct {
 // Close. A name that is not there is an error of Open, open.ErrNotFound; a
 // volume that can't be read is one of the Volume.
 func Open(ctx context.Context, s Spec, volumes ...string) (_ *Contents, err error) {
-	s.defaults()
-	s.Detachable = false
-	if err := s.check(); err != nil {
-		return nil, err
-	}
 	if len(volumes) == 0 {
 		return nil, errors.New("recovery worker: no volumes named")
 	}
-	dir, err := os.MkdirTemp("", "cleave-")
-	if err != nil {
-		return nil, fmt.Errorf("socket of the recovery worker: %w", err)
-	}
-	// Once it is open, the socket needs no name: a kill leaves no file.
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "volumes")
-	lf, err := newSocket(path)
+	p, socket, rep, err := launchServer(ctx, modeVolumes, s, config{Volumes: volumes})
 	if err != nil {
 		return nil, err
-	}
-	socket, err := os.OpenFile(path, unix.O_PATH, 0)
-	if err != nil {
-		lf.Close()
-		return nil, fmt.Errorf("socket of the recovery worker: %w", err)
 	}
 	defer func() {
 		if err != nil {
 			socket.Close()
 		}
 	}()
-	p, err := launch(modeVolumes, &s, config{Volumes: volumes, ListenFD: 3}, ownID(), []*os.File{lf})
-	if err != nil {
-		return nil, err
-	}
-	rep, err := p.listen(ctx, s.Timeout)
-	if err != nil {
-		return nil, err
-	}
 	c := &Contents{p: p, socket: socket}
 	if err := c.take(rep.Contents); err != nil {
 		p.end()
@@ -99,6 +74,44 @@ func Open(ctx context.Context, s Spec, volumes ...string) (_ *Contents, err erro
 		return nil, fmt.Errorf("recovery worker opened %d volumes, asked for were %d", len(c.Volumes), len(volumes))
 	}
 	return c, nil
+}
+
+// launchServer starts a worker that serves on a socket without a name, until
+// the process is ended, and returns the socket and the worker's first answer.
+func launchServer(ctx context.Context, m mode, s Spec, c config) (p *process, socket *os.File, rep *reply, err error) {
+	s.defaults()
+	s.Detachable = false
+	if err := s.check(); err != nil {
+		return nil, nil, nil, err
+	}
+	dir, err := os.MkdirTemp("", "cleave-")
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("socket of the recovery worker: %w", err)
+	}
+	// Once it is open, the socket needs no name: a kill leaves no file.
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "volumes")
+	lf, err := newSocket(path)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	socket, err = os.OpenFile(path, unix.O_PATH, 0)
+	if err != nil {
+		lf.Close()
+		return nil, nil, nil, fmt.Errorf("socket of the recovery worker: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			socket.Close()
+		}
+	}()
+	c.ListenFD = 3
+	p, err = launch(m, &s, c, ownID(), []*os.File{lf})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	rep, err = p.listen(ctx, s.Timeout)
+	return p, socket, rep, err
 }
 
 // take reads a worker's answer.

@@ -38,7 +38,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		m := mode(args[0])
 		if len(args) > 1 && args[1] == "confine" {
 			err = confine(args[2:])
-		} else if m == modeView || m == modeInspect || m == modeCheck || m == modeVolumes || m == modeInPlace || m == modeConfined {
+		} else if m == modeView || m == modeInspect || m == modeCheck || m == modeVolumes || m == modeFiles || m == modeInPlace || m == modeConfined {
 			err = serve(m, stdin, stdout)
 		}
 	}
@@ -153,6 +153,8 @@ func work(ctx context.Context, m mode, c config, begin <-chan struct{}, stdout i
 		return say(stdout, reply{Verdicts: v})
 	case modeVolumes:
 		return c.volumes(ctx, contents, stdout)
+	case modeFiles:
+		return c.files(ctx, contents, stdout)
 	case modeInPlace:
 		return c.inPlace(ctx, contents, begin, stdout)
 	case modeView:

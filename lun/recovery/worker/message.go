@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/fs"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/cleave-san/cleave/lun/vdisk"
@@ -32,6 +33,7 @@ const (
 	modeInspect mode = "inspect"
 	modeCheck   mode = "check"
 	modeVolumes mode = "volumes"
+	modeFiles   mode = "files"
 	// modeConfined looks at nothing: it tries what no worker may do.
 	modeConfined mode = "confined"
 	modeInPlace  mode = "in-place"
@@ -98,7 +100,7 @@ type foundVolume struct {
 // Error is what went wrong in a worker that could still say so. errors.Is
 // knows recovery.ErrNoSnapshot, recovery.ErrChoice, recovery.ErrDiscards,
 // open.ErrNotFound, lun.ErrReadOnly,
-// vdisk.ErrOtherFile and lun.ErrNotFormat in it; a *lun.FormatError is in Format.
+// vdisk.ErrOtherFile, open.ErrNoFileSystem, fs.ErrDirty and lun.ErrNotFormat in it; a *lun.FormatError is in Format.
 type Error struct {
 	Text   string           `json:"text"`
 	Cause  string           `json:"cause,omitempty"`
@@ -108,6 +110,7 @@ type Error struct {
 var causes = map[string]error{
 	"no-snapshot": recovery.ErrNoSnapshot, "choice": recovery.ErrChoice, "discards": recovery.ErrDiscards, "read-only": lun.ErrReadOnly,
 	"not-found": open.ErrNotFound, "other-file": vdisk.ErrOtherFile, "not-format": lun.ErrNotFormat, "no-space": lun.ErrNoSpace,
+	"no-file-system": open.ErrNoFileSystem, "dirty": fs.ErrDirty,
 }
 
 func newError(err error) *Error {
