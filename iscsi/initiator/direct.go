@@ -2,7 +2,6 @@ package initiator
 
 import (
 	"errors"
-	"net"
 	"syscall"
 )
 
@@ -23,12 +22,8 @@ type direct struct {
 	err   error
 }
 
-func (d *direct) init(nc net.Conn) {
-	sc, ok := nc.(syscall.Conn)
-	if !ok {
-		return
-	}
-	raw, err := sc.SyscallConn()
+func (d *direct) init(nc *source) {
+	raw, err := nc.SyscallConn()
 	if err != nil {
 		return
 	}

@@ -90,7 +90,7 @@ func FuzzReceive(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in []byte, hd, dd bool) {
 		conn := said(in, false)
-		w := &wire{nc: conn, rd: pdu.NewReader(conn, 4096, ourRecvMax), par: defaultParams(), cmdSN: 1, maxCmdSN: 64}
+		w := &wire{nc: &source{Conn: conn}, rd: pdu.NewReader(conn, 4096, ourRecvMax), par: defaultParams(), cmdSN: 1, maxCmdSN: 64}
 		w.rd.HeaderDigest, w.rd.DataDigest = hd, dd
 		w.par.headerDigest, w.par.dataDigest = hd, dd
 		s := newSession(w, &o, new(atomic.Uint64))

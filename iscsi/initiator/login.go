@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
@@ -31,7 +30,7 @@ const (
 
 // wire is a connection that has logged in, before anything else happens on it.
 type wire struct {
-	nc        net.Conn
+	nc        *source
 	rd        *pdu.Reader
 	par       params
 	portal    string // where it leads to, after redirections
@@ -88,16 +87,20 @@ func dial(ctx context.Context, o *Options, portal string, target iscsi.Name, isi
 	if err != nil {
 		return nil, 0, err
 	}
+	src, err := newSource(nc)
+	if err != nil {
+		return nil, 0, err
+	}
 	// Closing is what ends a login that ctx has overtaken: nothing can reset it.
-	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	w := &wire{nc: nc, rd: pdu.NewReader(newSource(nc), loginDataMax, loginDataMax), par: defaultParams(), portal: portal, cmdSN: 1}
+	stop := context.AfterFunc(ctx, func() { src.Close() })
+	w := &wire{nc: src, rd: pdu.NewReader(src, loginDataMax, loginDataMax), par: defaultParams(), portal: portal, cmdSN: 1}
 	l := login{w: w, o: o, target: target, isid: isid, algorithms: algorithms, seen: map[string]bool{}}
 	err = l.run()
 	if !stop() && ctx.Err() != nil {
 		err = fmt.Errorf("login: %w", ctx.Err())
 	}
 	if err != nil {
-		nc.Close()
+		src.Close()
 		return nil, l.algorithm, err
 	}
 	w.par.settle()

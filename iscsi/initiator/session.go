@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +17,7 @@ import (
 // by one goroutine at a time, its leader: see lead. It ends with its first error;
 // after over is closed nothing touches the buffers of its commands.
 type session struct {
-	nc     net.Conn
+	nc     *source
 	rd     *pdu.Reader
 	par    params
 	lun    uint64
@@ -50,7 +49,6 @@ type session struct {
 	queue   []outgoing
 	spare   []outgoing
 	vec     [][]byte
-	bufs    net.Buffers
 	writing bool
 	led     bool // somebody reads
 	awake   bool // who reads will send what is queued before it waits

@@ -2,6 +2,7 @@ package initiator
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -11,21 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A target answers a moment after it was asked. Whoever waits for that waits in
-// the kernel, with the thread: to park the goroutine and have the poller wake it
-// takes Go's scheduler longer than many an answer takes. It is for a moment only,
-// so that a connection on which nothing happens has no thread to itself.
-const (
-	moment  = 2 * time.Millisecond
-	vainMax = 4  // waits in vain, in a row, before no more are made
-	sitOut  = 64 // sleeps, after that
-)
-
-// source is a connection that is read so. One goroutine at a time reads; the other
-// methods are the connection's own.
+// source is a connection whose reader waits in the kernel, with its thread. To park
+// the goroutine and have Go's poller wake it takes longer than many an answer of a
+// target, and the poller would be woken by all that comes, whoever waits for it.
+// So a TCP connection is taken out of the poller's hands, and a session, of which
+// there are few, may have a thread to itself. Other kinds of connections stay as
+// they are.
 type source struct {
-	net.Conn
-	raw *kernelWait // nil: a kind of connection that has no file descriptor
+	net.Conn          // nil: it is file
+	file     *os.File // not known to the poller
+	raw      *kernelWait
 
 	try func(fd uintptr) bool
 	buf []byte
@@ -33,15 +29,35 @@ type source struct {
 	err error
 }
 
-func newSource(nc net.Conn) *source {
-	c := &source{Conn: nc}
-	sc, ok := nc.(syscall.Conn)
+// newSource takes a connection over: nc is not to be used any more.
+func newSource(nc net.Conn) (*source, error) {
+	tcp, ok := nc.(*net.TCPConn)
 	if !ok {
-		return c
+		return &source{Conn: nc}, nil
 	}
-	raw, err := sc.SyscallConn()
+	defer nc.Close()
+	raw, err := tcp.SyscallConn()
 	if err != nil {
-		return c
+		return nil, err
+	}
+	fd := -1
+	if e := raw.Control(func(was uintptr) {
+		// Blocking for a moment: os.NewFile then leaves it alone.
+		if fd, err = unix.FcntlInt(was, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			err = unix.SetNonblock(fd, false)
+		}
+	}); e != nil {
+		return nil, e
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	c := &source{file: os.NewFile(uintptr(fd), "iSCSI connection")}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, errors.Join(os.NewSyscallError("fcntl", err), c.file.Close())
+	}
+	if raw, err = c.file.SyscallConn(); err != nil {
+		return nil, errors.Join(err, c.file.Close())
 	}
 	c.raw = &kernelWait{RawConn: raw}
 	c.raw.try = c.raw.attempt
@@ -52,10 +68,11 @@ func newSource(nc net.Conn) *source {
 			}
 		}
 	}
-	return c
+	return c, nil
 }
 
-// SyscallConn implements syscall.Conn, for who reads past Read.
+// SyscallConn implements syscall.Conn, for who reads or writes past Read and Write.
+// Write is for one attempt.
 func (c *source) SyscallConn() (syscall.RawConn, error) {
 	if c.raw == nil {
 		return nil, errors.ErrUnsupported
@@ -63,7 +80,7 @@ func (c *source) SyscallConn() (syscall.RawConn, error) {
 	return c.raw, nil
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. One goroutine at a time reads.
 func (c *source) Read(p []byte) (int, error) {
 	if c.raw == nil {
 		return c.Conn.Read(p)
@@ -82,52 +99,162 @@ func (c *source) Read(p []byte) (int, error) {
 	return c.n, nil
 }
 
-// kernelWait is a syscall.RawConn whose Read waits in the kernel first.
+// Write implements io.Writer. One goroutine at a time writes.
+func (c *source) Write(p []byte) (int, error) {
+	if c.raw == nil {
+		return c.Conn.Write(p)
+	}
+	for n := 0; n < len(p); {
+		if err := c.write(func(fd int) (err error) {
+			k, err := syscall.Write(fd, p[n:])
+			n += max(k, 0)
+			return err
+		}); err != nil {
+			return n, os.NewSyscallError("write", err)
+		}
+	}
+	return len(p), nil
+}
+
+// write makes attempts at one system call until it is not for the socket to have
+// room.
+func (c *source) write(attempt func(fd int) error) (err error) {
+	e := c.raw.Write(func(fd uintptr) bool {
+		for {
+			switch err = attempt(int(fd)); {
+			case errors.Is(err, syscall.EINTR):
+			case errors.Is(err, syscall.EAGAIN):
+				if err = wait(fd, unix.POLLOUT); err != nil {
+					return true
+				}
+			default:
+				return true
+			}
+		}
+	})
+	return errors.Join(e, err)
+}
+
+// writeAll writes all pieces of vec, which it changes.
+func (c *source) writeAll(vec net.Buffers) error {
+	if c.raw == nil {
+		_, err := vec.WriteTo(c.Conn)
+		return err
+	}
+	return c.writev(vec)
+}
+
+// vecMax is the most pieces of one writev (IOV_MAX).
+const vecMax = 1024
+
+func (c *source) writev(vec [][]byte) error {
+	for len(vec) > 0 {
+		n := 0
+		if err := c.write(func(fd int) (err error) {
+			n, err = unix.Writev(fd, vec[:min(len(vec), vecMax)])
+			return err
+		}); err != nil {
+			return os.NewSyscallError("writev", err)
+		}
+		for len(vec) > 0 && n >= len(vec[0]) {
+			n -= len(vec[0])
+			vec = vec[1:]
+		}
+		if n > 0 {
+			vec[0] = vec[0][n:]
+		}
+	}
+	return nil
+}
+
+// Close ends what waits for the connection.
+func (c *source) Close() error {
+	if c.raw == nil {
+		return c.Conn.Close()
+	}
+	_ = c.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) }) // it may be closed, or never have been connected
+	return c.file.Close()
+}
+
+// wait waits for an event.
+func wait(fd uintptr, events int16) error {
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: events}}
+	for {
+		if _, err := unix.Poll(fds[:], -1); !errors.Is(err, unix.EINTR) {
+			if err != nil {
+				return fmt.Errorf("poll: %w", err)
+			}
+			return nil
+		}
+	}
+}
+
+// kernelWait is a syscall.RawConn whose Read waits in the kernel. Before that it
+// looks for a moment: a target that answers at once answers within that, and need
+// not wake anybody, which takes its time too. It offers the processor to others
+// between two looks; once somebody takes it, and after looks in vain, it looks no
+// more for a while.
 type kernelWait struct {
 	syscall.RawConn
-	read  func(fd uintptr) bool // of the Read under way
-	try   func(fd uintptr) bool // attempt, made once
-	fds   [1]unix.PollFd
-	asked bool // the kernel was asked in this Read
-	waits bool // the last Read had to wait
-	vain  int
+	read   func(fd uintptr) bool // of the Read under way
+	try    func(fd uintptr) bool // attempt, made once
+	err    error
+	vain   int           // looks, in a row
+	resume time.Time     // no look before
+	rest   time.Duration // the last one, 0 after a look that found something
 }
+
+const (
+	lookFor   = 60 * time.Microsecond
+	lookTaken = 60 * time.Microsecond // between two looks: somebody had the processor
+	lookVain  = 4
+	restMin   = 5 * time.Millisecond // twice as long each time, up to
+	restMax   = 100 * time.Millisecond
+)
 
 // Read implements syscall.RawConn.
 func (w *kernelWait) Read(read func(fd uintptr) bool) error {
-	w.read, w.asked = read, false
+	w.read, w.err = read, nil
 	err := w.RawConn.Read(w.try)
 	w.read = nil
-	return err
+	return errors.Join(err, w.err)
 }
 
-// attempt reports whether the Read is over. Where the last one had to wait this one
-// will, too: it saves itself the look before. The netpoller has been told before of
-// what arrives from now on, so nothing is missed between the last look and the
-// sleep.
 func (w *kernelWait) attempt(fd uintptr) bool {
-	if w.asked { // woken by the poller
-		return w.read(fd)
-	}
-	w.asked = true
-	if !w.waits && w.read(fd) {
+	if w.read(fd) || w.look(fd) {
 		return true
 	}
-	if w.vain >= vainMax {
-		if w.vain++; w.vain > vainMax+sitOut {
-			w.vain = vainMax - 1
+	for w.err == nil {
+		if w.err = wait(fd, unix.POLLIN); w.err == nil && w.read(fd) {
+			break
 		}
-		w.waits = false
-		return w.read(fd)
 	}
-	w.fds[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
-	n, err := unix.Poll(w.fds[:], int(moment/time.Millisecond))
-	switch {
-	case n > 0:
+	return true
+}
+
+// look tries to read for a moment.
+func (w *kernelWait) look(fd uintptr) bool {
+	begun := time.Now()
+	if begun.Before(w.resume) {
+		return false
+	}
+	for last := begun; last.Sub(begun) < lookFor; {
+		_, _, _ = syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // can't fail
+		if w.read(fd) {
+			w.vain, w.rest = 0, 0
+			return true
+		}
+		now := time.Now()
+		if now.Sub(last) > lookTaken {
+			w.vain = lookVain
+			break
+		}
+		last = now
+	}
+	if w.vain++; w.vain >= lookVain {
 		w.vain = 0
-	case err == nil:
-		w.vain++
+		w.rest = min(max(2*w.rest, restMin), restMax)
+		w.resume = time.Now().Add(w.rest)
 	}
-	w.waits = n > 0
-	return w.read(fd)
+	return false
 }

@@ -168,8 +168,8 @@ func (s *session) send() {
 		batch[i].h.SetExpStatSN(stat)
 		vec = batch[i].encode(vec, &s.par)
 	}
-	s.vec, s.bufs = vec, vec
-	_, err := s.bufs.WriteTo(s.nc)
+	s.vec = vec
+	err := s.nc.writeAll(vec)
 	clear(vec)
 	if err != nil {
 		s.fail(err)
