@@ -38,6 +38,8 @@ type Array struct {
 	labels  labeller
 	splits  tagLocks
 
+	stateLow bool // room for it is; housekeeping alone uses it
+
 	// background work ends when stop is called, and is waited for.
 	bg   context.Context
 	stop context.CancelFunc

@@ -29,6 +29,8 @@ const (
 	PoolBack        EventKind = "pool-back"       // it can be used again
 	PoolLow         EventKind = "pool-low"        // little room is left: see PoolLimit
 	PoolRoom        EventKind = "pool-room"       // there is room again
+	StateLow        EventKind = "state-low"       // little room is left for the catalogue and maps
+	StateRoom       EventKind = "state-room"      // there is room for them again
 	FileReplaced    EventKind = "file-replaced"   // a mirror's file is another than it was
 	ClockJumped     EventKind = "clock-jumped"
 	ScrubDone       EventKind = "scrub-done"
@@ -47,7 +49,7 @@ const (
 
 // severities are those that are not Warning.
 var severities = map[EventKind]Severity{
-	Recovered: Info, ResyncDone: Info, PoolBack: Info, PoolRoom: Info, ScrubDone: Info, Upgraded: Info,
+	Recovered: Info, ResyncDone: Info, PoolBack: Info, PoolRoom: Info, StateRoom: Info, ScrubDone: Info, Upgraded: Info,
 	VolumeOffline: Error, SnapshotInvalid: Error, PoolOffline: Error, PoolReadOnly: Error, ScrubDiffers: Error,
 }
 

@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/cleave-san/cleave/arrays/embedded/disk"
+	"github.com/cleave-san/cleave/lun"
 )
 
 // A map file is a bitmap on disk: 512-byte sectors, the first a header, each
@@ -277,7 +278,9 @@ func (m *mapFile) fillBlock(i int64) {
 }
 
 // flush makes the bits that were set or cleared before the call stable. Once
-// it has failed it fails for ever, since what is on the disk is not known.
+// it has failed it fails for ever, since what is on the disk is not known; but not
+// for want of room, of which a write tells before it is done: then the next flush
+// writes what this one could not.
 func (m *mapFile) flush() error {
 	m.flushing.Lock()
 	defer m.flushing.Unlock()
@@ -336,11 +339,20 @@ func (m *mapFile) intact() bool {
 // writeBlocks writes the blocks in m.buf, of which next is the one that follows.
 func (m *mapFile) writeBlocks(next int64) error {
 	first := next - int64(len(m.buf)/sector)
-	if _, err := m.f.WriteAt(m.buf, (m.firstBlock()+first)*sector); err != nil {
-		m.failed = fmt.Errorf("writing map %s: %w", filepath.Base(m.path), err)
-	}
+	_, err := m.f.WriteAt(m.buf, (m.firstBlock()+first)*sector)
 	m.buf = m.buf[:0]
-	return m.failed
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("writing map %s: %w", filepath.Base(m.path), noSpace(err))
+	if m.journal == nil && errors.Is(err, lun.ErrNoSpace) { // a log has all its room from the start
+		for _, i := range m.taken {
+			m.touch(m.peek(i), i)
+		}
+		return err
+	}
+	m.failed = err
+	return err
 }
 
 // appendBlock adds block i, as it is on disk, to buf.

@@ -28,6 +28,7 @@ func (a *Array) housekeeping(clock *clockWatch) {
 			a.event(ClockJumped, nil, lun.Identity{}, "the clock jumped by %v: times of events and records before and after don't fit together; nothing else depends on it", by.Round(time.Millisecond))
 		}
 		a.watchPools()
+		a.watchState()
 		for _, v := range a.allVolumes() {
 			v.checkFiles()
 			v.lookForReturned()
@@ -73,6 +74,7 @@ func (a *Array) watchPools() {
 			continue // not configured
 		}
 		if p.down() != nil {
+			a.letGo(p)
 			a.tryPool(p)
 			continue
 		}
@@ -138,6 +140,61 @@ func (s *snapshot) leavePool(name string, cause error) {
 	s.a.event(SnapshotInvalid, nil, s.mirror.ID, "snapshot %s can't be used: %v", s.id, cause)
 }
 
+// letGo closes what nobody uses of a pool that is gone, so that its file system can
+// be checked and mounted again while the array goes on. What somebody uses still
+// works, if it lies where it was and only its name is gone.
+func (a *Array) letGo(p *pool) {
+	p.close()
+	for _, v := range a.allVolumes() {
+		v.letGo(p.name)
+	}
+	for _, s := range a.allSnapshots() {
+		s.letGo(p.name)
+	}
+}
+
+// letGo takes a volume offline whose last mirror is in that pool, unless it is in
+// use. See reopen.
+func (v *volume) letGo(pool string) {
+	select {
+	case v.admin <- struct{}{}:
+		defer v.unlockAdmin()
+	default:
+		return // somebody is changing it: next time
+	}
+	v.mu.Lock()
+	inUse := v.gone || len(v.users) > 0 || len(v.fills) > 0 || v.recovering.Load() > 0
+	v.mu.Unlock()
+	v.state.Lock()
+	defer v.state.Unlock()
+	cur := v.cur.parts()
+	ps := slices.Concat(cur.insync, cur.filling)
+	if inUse || len(ps) == 0 || slices.ContainsFunc(ps, func(p *plex) bool { return p.pool != pool }) {
+		return
+	}
+	old := v.flip(epoch0{dirty: cur.dirty, missed: cur.missed})
+	v.a.start(func() {
+		<-old.idle
+		for _, p := range ps {
+			if err := errors.Join(p.f.Sync(), p.f.Close()); err != nil {
+				v.a.o.Logger.Warn("letting go of a mirror in a pool that is gone", "volume", v.name, "mirror", p.id.String(), "error", err)
+			}
+		}
+	})
+	v.notify()
+}
+
+func (s *snapshot) letGo(pool string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mirror.Pool != pool || s.gone || len(s.users) > 0 {
+		return
+	}
+	if err := s.closeLocked(); err != nil {
+		s.a.o.Logger.Warn("letting go of a split in a pool that is gone", "snapshot", s.id.String(), "error", err)
+	}
+}
+
 // tryPool takes a pool into use again when it is back.
 func (a *Array) tryPool(p *pool) {
 	if _, err := a.fs.Stat(filepath.Join(p.dir, poolFile)); err != nil {
@@ -153,21 +210,29 @@ func (a *Array) tryPool(p *pool) {
 		return
 	}
 	p.setDown(nil)
-	broke := 0
+	missed, failed := 0, 0
 	for _, v := range a.allVolumes() {
 		if err := v.reopen(); err != nil {
 			a.o.Logger.Warn("a volume was not taken into use again", "volume", v.name, "error", err)
 		}
 		for _, m := range a.store.read().volume(v.id).mirrorsIn(p.name) {
-			if m.State == broken {
-				broke++
+			switch {
+			case m.State != broken:
+			case m.Away && !m.All:
+				missed++
+			default:
+				failed++
 			}
 		}
 	}
 	for _, s := range a.allSnapshots() {
 		s.reopen(p.name)
 	}
-	a.poolEvent(PoolBack, p.name, "pool %q is back; %d mirrors in it missed writes and are filled with them", p.name, broke)
+	repair := ""
+	if failed > 0 {
+		repair = fmt.Sprintf("; %d had failed and wait for a repair of their volumes", failed)
+	}
+	a.poolEvent(PoolBack, p.name, "pool %q is back; %d mirrors in it missed writes and are filled with them%s", p.name, missed, repair)
 	a.labels.kick()
 }
 
@@ -269,5 +334,27 @@ func (a *Array) watchRoom(p *pool) {
 	case p.low && free >= least+least/10:
 		p.low = false
 		a.poolEvent(PoolRoom, p.name, "pool %q has %d of %d bytes free again", p.name, free, size)
+	}
+}
+
+// stateReserve is how much room the state directory should have, in bytes: for the
+// maps of some volumes, at the least for a tenth of a small file system.
+const stateReserve = 256 << 20
+
+// watchState tells once when room for the catalogue and maps gets low, and once
+// when there is more again.
+func (a *Array) watchState() {
+	size, free, err := a.fs.Space(a.o.StateDir)
+	if err != nil {
+		return
+	}
+	least := min(stateReserve, size/10)
+	switch {
+	case !a.stateLow && free < least:
+		a.stateLow = true
+		a.event(StateLow, nil, lun.Identity{}, "the state directory %s has %d bytes free, and should have %d: when it is full, nothing can be split, and in the end nothing written", a.o.StateDir, free, least)
+	case a.stateLow && free >= least+least/10:
+		a.stateLow = false
+		a.event(StateRoom, nil, lun.Identity{}, "the state directory %s has %d bytes free again", a.o.StateDir, free)
 	}
 }

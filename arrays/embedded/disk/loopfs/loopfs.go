@@ -5,6 +5,7 @@ package loopfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -119,6 +120,71 @@ func (f *FS) Cut(t testing.TB, quiet func()) {
 	if out, err := f.mount(); err != nil {
 		t.Fatalf("mounting after a power cut: %v\n%s", err, out)
 	}
+}
+
+// Fail has an ext4 find an error in itself: it can be read and not written to
+// any more ("errors=remount-ro", as the root of most hosts is mounted), whatever
+// is open, until Mend.
+func (f *FS) Fail(t testing.TB) {
+	t.Helper()
+	loop, err := f.loop()
+	if err != nil || loop == "" {
+		t.Fatalf("the loop device of %s: %q, %v", f.image, loop, err)
+	}
+	if out, err := run("mount", "-o", "remount,errors=remount-ro", f.Dir); err != nil {
+		t.Fatalf("mount: %v\n%s", err, out)
+	}
+	switch err := os.WriteFile(filepath.Join("/sys/fs/ext4", loop, "trigger_fs_error"), []byte("by a test"), 0); {
+	case errors.Is(err, os.ErrNotExist):
+		t.Skipf("this kernel's ext4 can't be made to fail: %v", err)
+	case err != nil:
+		t.Fatal(err)
+	}
+}
+
+// Leave takes the file system from its directory. It lives on for those who have
+// files open on it.
+func (f *FS) Leave(t testing.TB) {
+	t.Helper()
+	if out, err := run("umount", "-l", f.Dir); err != nil {
+		t.Fatalf("umount: %v\n%s", err, out)
+	}
+}
+
+// Mend checks and mounts the file system after Leave, as soon as nobody has a
+// file open on it any more.
+func (f *FS) Mend(t testing.TB) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		loop, err := f.loop()
+		if err == nil && loop == "" {
+			break
+		}
+		if err != nil || time.Now().After(end) {
+			t.Fatalf("somebody still has a file open on %s (%s): %v", f.Dir, loop, err)
+		}
+	}
+	if out, err := run("e2fsck", "-fy", f.image); err != nil && !strings.Contains(out, "FILE SYSTEM WAS MODIFIED") {
+		t.Fatalf("e2fsck: %v\n%s", err, out)
+	}
+	if out, err := f.mount(); err != nil {
+		t.Fatalf("mount: %v\n%s", err, out)
+	}
+}
+
+// loop is the name of the image's loop device, empty if it has none.
+func (f *FS) loop() (string, error) {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return "", err
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err == nil && strings.TrimSpace(string(b)) == f.image {
+			return filepath.Base(filepath.Dir(filepath.Dir(file))), nil
+		}
+	}
+	return "", nil
 }
 
 // mount has the kernel detach the loop device with the file system.
