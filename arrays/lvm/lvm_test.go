@@ -149,6 +149,14 @@ func TestFullSplit(t *testing.T) {
 	if err := d.Prepare(t.Context(), []driver.VolumeID{mirrorUUID}, o); err != nil || !slices.Equal(p.ran, []string{"lvconvert -y --type raid1 -m 1 vg0/mirror"}) {
 		t.Errorf("Prepare: %v, %q", err, p.ran)
 	}
+	// And the one after that, too: how many images there were is not forgotten.
+	p.ran, p.reports = nil, []string{recorded(t, "refilling", "cleave.tag=set-2", "cleave.at=5,cleave.mirrors=2,cleave.split=set-4")}
+	p.fail["lvconvert"] = &commandError{"lvconvert", 5, "enough"}
+	if _, err := d.Split(t.Context(), "set-5", mirrorUUID); err == nil || len(p.ran) != 2 || strings.Contains(p.ran[0], "mirrors") ||
+		!strings.HasSuffix(p.ran[0], "--deltag cleave.split=set-4 --deltag cleave.at=5 vg0/mirror") {
+		t.Errorf("the second split: %v, %q", err, p.ran)
+	}
+	p.fail["lvconvert"] = nil
 	p.reports = []string{fresh}
 	if err := d.Prepare(t.Context(), []driver.VolumeID{mirrorUUID}, driver.PrepareOptions{Tag: "x"}); kindOf(err) != driver.NeedsConsent {
 		t.Errorf("Prepare without consent: %v", err)

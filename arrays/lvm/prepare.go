@@ -3,6 +3,7 @@ package lvm
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -249,18 +250,22 @@ func (d *Driver) detach(ctx context.Context, g *group, tag driver.Tag, v *lv) er
 	case g.byName(name) != nil:
 		return driver.Errorf(driver.Busy, "%s/%s is there already, and not set %q's", g.name, name, tag)
 	}
+	// An older mark, of a set that came to nothing, is replaced.
 	mark := []string{"lvchange", "--addtag", tagSplit + "=" + string(tag), "--addtag", tagAt + "=" + now()}
-	for _, key := range []string{tagSplit, tagAt, tagMirrors} {
-		if old := v.value(key); old != "" && (key != tagSplit || old != string(tag)) {
-			mark = append(mark, "--deltag", key+"="+old)
+	for _, old := range []string{tagSplit + "=" + v.value(tagSplit), tagAt + "=" + v.value(tagAt)} {
+		if v.tagged(old) && !slices.Contains(mark, old) {
+			mark = append(mark, "--deltag", old)
 		}
 	}
 	act := []string{"lvconvert", "-y", "--splitmirrors", "1", "--trackchanges", g.path(v)}
 	if d.o.Method == FullSplit {
 		// The next Prepare knows by it what is missing.
-		mirrors := tagMirrors + "=" + strconv.Itoa(max(len(g.images(v)), wantedImages(v)))
-		if !v.tagged(mirrors) {
-			mark = append(mark, "--addtag", mirrors)
+		had, has := tagMirrors+"="+v.value(tagMirrors), tagMirrors+"="+strconv.Itoa(max(len(g.images(v)), wantedImages(v)))
+		if had != has {
+			mark = append(mark, "--addtag", has)
+			if v.tagged(had) {
+				mark = append(mark, "--deltag", had)
+			}
 		}
 		act = []string{"lvconvert", "-y", "--splitmirrors", "1", "--name", name, g.path(v)}
 	}

@@ -38,10 +38,8 @@ type process struct {
 
 // ask sends a line and waits for the reply to it.
 func (s *server) ask(ctx context.Context, id string, line []byte) (reply, error) {
-	s.mu.Lock()
-	p, err := s.running()
+	p, err := s.running(ctx)
 	if err != nil {
-		s.mu.Unlock()
 		return reply{}, err
 	}
 	answer := make(chan reply, 1)
@@ -79,15 +77,38 @@ func (p *process) send(ctx context.Context, line []byte) error {
 	return err
 }
 
-// running returns the process, after starting it where there is none. mu is held.
-func (s *server) running() (*process, error) {
+// running returns the process, after starting it where there is none, with mu held.
+// One that died early is not started again before its time: that is waited for.
+func (s *server) running(ctx context.Context) (*process, error) {
+	for {
+		s.mu.Lock()
+		wait := restartAfter - time.Since(s.last)
+		if s.closed || s.process != nil || wait <= 0 {
+			break
+		}
+		s.mu.Unlock()
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, fmt.Errorf("%w: it ended less than %v after its start: %w", errNotAsked, restartAfter, ctx.Err())
+		}
+	}
+	p, err := s.start()
+	if err != nil {
+		s.mu.Unlock()
+	}
+	return p, err
+}
+
+// start returns the process, which it starts where there is none. mu is held.
+func (s *server) start() (*process, error) {
 	switch {
 	case s.closed:
 		return nil, fmt.Errorf("%w: %w", errNotAsked, errClosed)
 	case s.process != nil:
 		return s.process, nil
-	case time.Since(s.last) < restartAfter:
-		return nil, fmt.Errorf("%w: it ended less than %v after its start", errNotAsked, restartAfter)
 	}
 	ctx, kill := context.WithCancelCause(context.Background())
 	cmd := command(ctx, s.o, "serve")
