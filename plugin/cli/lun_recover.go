@@ -43,6 +43,10 @@ takes its volume's place by a change of metadata alone; LVM deletes the dirty th
 Where SRC is a virtual disk of several files (the extents of a VMDK, the data file of a qcow2), --also names those that
 may be written besides SRC.
 
+A shadow copy of Windows (vss1 is the oldest) and a snapshot of Btrfs (subvol:PATH) are brought back by --to and --serve; --in-place
+is refused for both. Btrfs shows the snapshot under the name of the subvolume that it is of, and by default where that one was
+mounted by default; a guest that mounts by subvolid= has to be told.
+
 --serve copies nothing: it serves each SRC by iSCSI as a LUN in which the volumes show the snapshots' content, until SIGINT
 or SIGTERM. Initiators may write; what they write is kept in temporary files and is gone in the end.
 
