@@ -1,11 +1,19 @@
-// Command foreignarray is an array that we did not write, for the lab: it presents
-// copies of a volume, each by a process of its own over gotgt, an iSCSI target in
-// Go that holds one session at a time. Providers of third parties find in it a
-// small array to be tried with, our initiator a target of other hands.
+// Command foreignarray is an array that we did not write, for the lab: it serves
+// files by gotgt, an iSCSI target in Go that holds one session at a time. Our
+// initiator finds in it a target of other hands, and whoever writes a provider an
+// example of one that serves LUNs:
+//
+//	foreignarray --provide DIR [--port 3260] CALL
+//
+// is a program as docs/provider-program.md has it. DIR/NAME.raw are its volumes, on a
+// file system with reflinks; a snapshot is a reflink copy, and exposed by a process of
+// gotgt's. It answers one call, or is kept.
 //
 //	foreignarray --volume disk.img --copies 2 --iqn iqn.2016-04.org.example:foreign --port 3260
 //
-// It says one iscsi:// URL a copy and ends on SIGTERM, and its copies with it.
+// presents copies of a file, says one iscsi:// URL a copy and ends on SIGTERM, and its
+// copies with it.
+//
 // gotgt listens on every address, so it runs only where there is no other
 // interface than loopback: in a network namespace of its own (unshare -n). It is
 // a module of its own, so that gotgt's dependencies are nobody else's.
@@ -22,6 +30,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -41,18 +50,31 @@ type array struct {
 
 func main() {
 	var a array
-	var serve string
+	var serve, provide string
 	pflag.StringVar(&a.volume, "volume", "", "file to present copies of")
 	pflag.StringVar(&a.iqn, "iqn", "iqn.2016-04.org.example:foreign", "name of the targets; a copy's number is added")
 	pflag.IntVar(&a.copies, "copies", 1, "number of copies")
 	pflag.IntVar(&a.port, "port", 3260, "port of the first copy; the others follow")
 	pflag.StringVar(&serve, "serve", "", "file to serve by this process")
-	_ = pflag.CommandLine.MarkHidden("serve")
+	pflag.StringVar(&provide, "provide", "", "directory of the volumes to be a provider of")
+	child := pflag.Bool("lun", false, "serve what descriptor 3 is about")
+	for _, name := range []string{"serve", "lun"} {
+		_ = pflag.CommandLine.MarkHidden(name)
+	}
 	pflag.Parse()
 	err := alone()
-	if err == nil && serve != "" {
+	if err == nil && *child {
+		err = serving()
+	}
+	switch {
+	case provide != "" && slices.Equal(pflag.Args(), []string{"describe"}): // answered anywhere
+		err = store{provide, a.port}.serve(os.Stdin, os.Stdout)
+	case err != nil:
+	case provide != "":
+		err = store{provide, a.port}.serve(os.Stdin, os.Stdout)
+	case serve != "":
 		err = gotgt(serve, a.iqn, a.port)
-	} else if err == nil {
+	default:
 		err = a.run()
 	}
 	if err != nil {

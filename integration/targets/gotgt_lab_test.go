@@ -29,7 +29,8 @@ type foreign struct {
 	urls []iscsi.URL
 }
 
-func newForeign(t *testing.T, volume string, copies int) *foreign {
+// buildForeign makes the program.
+func buildForeign(t *testing.T) string {
 	t.Helper()
 	exe := filepath.Join(t.TempDir(), "foreignarray")
 	build := exec.CommandContext(t.Context(), "go", "build", "-C", "../foreignarray", "-o", exe, ".")
@@ -37,6 +38,12 @@ func newForeign(t *testing.T, volume string, copies int) *foreign {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	return exe
+}
+
+func newForeign(t *testing.T, volume string, copies int) *foreign {
+	t.Helper()
+	exe := buildForeign(t)
 	var stderr bytes.Buffer
 	cmd := exec.Command("unshare", "-n", "sh", "-c", `ip link set lo up && exec "$@"`, "sh", exe,
 		"--volume", volume, "--copies", fmt.Sprint(copies))
