@@ -17,7 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	lunfs "github.com/cleave-san/cleave/lun/fs"
+	files "github.com/cleave-san/cleave/lun/fs/btrfs"
 	"github.com/cleave-san/cleave/lun/open"
+	store "github.com/cleave-san/cleave/lun/store/btrfs"
 )
 
 // mounted has the kernel mount an image until the test's cleanup or unmount.
@@ -342,4 +344,39 @@ func describeOS(t *testing.T, root string) map[string]string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// TestLogTree: what only a log tree has is not left out silently: the subvolume is
+// refused, its snapshot is not.
+func TestLogTree(t *testing.T) {
+	needKernel(t)
+	image := filepath.Join(t.TempDir(), "image")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 200<<20)); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mkfs.btrfs", "-q", image)
+	dir, _ := mounted(t, image, "rw")
+	run(t, "btrfs", "subvolume", "create", filepath.Join(dir, "@"))
+	run(t, "btrfs", "subvolume", "snapshot", filepath.Join(dir, "@"), filepath.Join(dir, "snap"))
+	run(t, "sync", "-f", dir)
+	if err := os.WriteFile(filepath.Join(dir, "@", "late"), []byte("in the log"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "sync", filepath.Join(dir, "@", "late")) // fsync
+	cut := image + ".cut"
+	run(t, "cp", image, cut)
+	dev, err := open.File(cut)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	f, err := store.Open(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[uint64]error{256: lunfs.ErrDirty, 257: nil} {
+		if _, err := files.Open(f, id); !errors.Is(err, want) {
+			t.Errorf("subvolume %d: %v, want %v", id, err, want)
+		}
+	}
 }
