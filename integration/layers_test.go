@@ -57,7 +57,7 @@ var arrows = []struct{ from, to string }{
 	// `cleave array`: the embedded array behind the target, and nothing that plans.
 	{"plugin/dataplane", "arrays arrays/driver arrays/embedded arrays/embedded/... iscsi iscsi/... lun lun/..."},
 	{"plugin/demo/...", "plugin/... orchestrator orchestrator/... arrays arrays/... iscsi iscsi/... lun lun/... integration/lab integration/stage"},
-	{"plugin/cli", "plugin/api orchestrator arrays arrays/driver iscsi lun lun/open lun/recovery"},
+	{"plugin/cli", "plugin/api orchestrator arrays arrays/driver iscsi lun lun/open lun/recovery lun/fs lun/fs/copyout"},
 	{"plugin/...", "plugin/api orchestrator arrays arrays/driver iscsi lun"},
 
 	{"integration/results", ""},

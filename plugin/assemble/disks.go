@@ -126,6 +126,18 @@ func openDisks(ctx context.Context, from cli.LUNSources, volumes ...string) (cli
 	return d, nil
 }
 
+func openFiles(ctx context.Context, from cli.LUNSources, volume string) (cli.Files, error) {
+	spec, closeFiles, err := sources(ctx, from)
+	if err != nil {
+		return cli.Files{}, err
+	}
+	f, err := worker.OpenFiles(ctx, spec, volume)
+	if err != nil {
+		return cli.Files{}, errors.Join(err, closeFiles())
+	}
+	return cli.Files{Closer: after{f, closeFiles}, FS: f, Warnings: append(f.Damage, f.Warnings...)}, nil
+}
+
 func confinement(ctx context.Context) (cli.Confinement, error) {
 	c, err := worker.Confined(ctx)
 	return cli.Confinement{Means: c.String(), Missing: c.Missing, Allowed: c.Allowed}, err

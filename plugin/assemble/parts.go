@@ -32,6 +32,7 @@ func Parts(release string, getenv func(string) string) cli.Parts {
 		InspectDisks:   inspectDisks,
 		Confinement:    confinement,
 		OpenDisks:      openDisks,
+		OpenFiles:      openFiles,
 		RecoverInPlace: recoverInPlace,
 		CopyDisk:       copyDisk,
 		ServeLUNs:      serveLUNs,

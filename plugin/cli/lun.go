@@ -34,6 +34,9 @@ disk as its container keeps it in a snapshot of that name (qcow2). Among several
 	if a.parts.OpenDisks != nil {
 		c.AddCommand(a.lunInspectCommand(), a.lunSumCommand(), a.lunRecoverCommand())
 	}
+	if a.parts.OpenFiles != nil {
+		c.AddCommand(a.lunLsCommand(), a.lunCpCommand())
+	}
 	if a.parts.ServeLUNs != nil {
 		c.AddCommand(a.lunServeCommand())
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/fs"
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/cleave-san/cleave/orchestrator"
 )
@@ -39,6 +40,9 @@ type Parts struct {
 	// what is on a guest's disk is data from a stranger.
 	InspectDisks func(ctx context.Context, s LUNSources) (*recovery.Report, Disks, error)
 	OpenDisks    func(ctx context.Context, s LUNSources, volumes ...string) (Disks, error)
+	// OpenFiles opens the file system in a volume, by the volume's name or UUID,
+	// in such a process, until the Files are closed.
+	OpenFiles func(ctx context.Context, s LUNSources, volume string) (Files, error)
 	// Confinement tries out what keeps such a process from everything else.
 	Confinement func(ctx context.Context) (Confinement, error)
 	// RecoverInPlace puts volumes on sources back to their snapshots, in such a
@@ -189,6 +193,13 @@ type IdentityOptions struct {
 type NewIdentity struct {
 	Seed    string                `json:"seed"`
 	Changed []recovery.Identifier `json:"changed"`
+}
+
+// Files is a file system that a process of its own reads.
+type Files struct {
+	io.Closer
+	FS       fs.FS
+	Warnings []error
 }
 
 // LUNOptions is what `cleave lun serve` and `cleave lun recover --serve` were

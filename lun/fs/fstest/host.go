@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -144,4 +145,12 @@ func fiemap(f *os.File, size int64) (string, error) {
 		}
 	}
 	return m.String(), nil
+}
+
+// Allocated is the space that a file of this host takes, in bytes.
+func Allocated(st os.FileInfo) int64 {
+	if s, ok := st.Sys().(*syscall.Stat_t); ok {
+		return s.Blocks * 512
+	}
+	return -1
 }
