@@ -28,13 +28,21 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // plane in memory.
 func parts(socket string, storage Storage) Parts {
 	return Parts{
-		Release:        "v0.0.0-test",
-		ControlSocket:  socket,
-		ArraySocket:    "/run/cleave/array.sock",
-		Service:        func(socket string) Control { return api.NewClient(socket) },
-		Storage:        func(string) Storage { return storage },
-		RunArray:       func(context.Context, ArrayOptions, *slog.Logger) error { return nil },
-		Arrays:         func(context.Context, string, string) ([]Array, error) { return nil, nil },
+		Release:       "v0.0.0-test",
+		ControlSocket: socket,
+		ArraySocket:   "/run/cleave/array.sock",
+		Service:       func(socket string) Control { return api.NewClient(socket) },
+		Storage:       func(string) Storage { return storage },
+		RunArray:      func(context.Context, ArrayOptions, *slog.Logger) error { return nil },
+		Arrays: func(_ context.Context, config, _ string) ([]Array, error) {
+			if config != "two.yaml" {
+				return nil, nil
+			}
+			return []Array{
+				{Name: "main", Type: "embedded", State: ArrayOK, Volumes: 3},
+				{Name: "local", Type: "lvm", State: ArrayProblems, Detail: "thin pool vg0/pool is 97% full"},
+			}, nil
+		},
 		Rescan:         func(context.Context, RescanOptions) (Rescan, error) { return Rescan{}, nil },
 		RunServe:       func(context.Context, ServeOptions, *slog.Logger) error { return nil },
 		ServeLUNs:      func(context.Context, LUNOptions, func([]ServedLUN) error, *slog.Logger) error { return nil },

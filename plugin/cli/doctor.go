@@ -21,16 +21,19 @@ type finding struct {
 }
 
 func (a *app) doctorCommand() *cobra.Command {
-	return &cobra.Command{
+	var config string
+	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check that everything is reachable, permitted and synchronised",
 		Long: `Check that both planes answer, that hosts and guests do, that every VM can be
 backed up, that mirrors are in sync and pools have room, that this host's kernel
 confines the processes that open guests' disks, and that its udev leaves attached
-devices alone. Nothing is changed.
+devices alone. With the configuration, every array in it is asked how it is, and what the
+next set would not get by with there. Nothing is changed.
 
 A warning leaves the exit status 0; a failure sets it by its kind.`,
 		Example: `  cleave doctor
+  cleave doctor --config /etc/cleave/cleave.yaml
   cleave doctor -o json | jq '.findings[] | select(.result != "ok")'`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -51,6 +54,9 @@ A warning leaves the exit status 0; a failure sets it by its kind.`,
 			if a.parts.Storage != nil {
 				a.examineStorage(c.Context(), add, warn)
 			}
+			if config != "" && a.parts.Arrays != nil {
+				a.examineArrays(c.Context(), config, add, warn)
+			}
 			if a.parts.Confinement != nil {
 				a.examineConfinement(c.Context(), add, warn)
 			}
@@ -68,6 +74,28 @@ A warning leaves the exit status 0; a failure sets it by its kind.`,
 			}
 			return nil
 		},
+	}
+	cmd.Flags().StringVar(&config, "config", "", "the configuration, for its arrays")
+	return cmd
+}
+
+// examineArrays asks each array of a configuration.
+func (a *app) examineArrays(ctx context.Context, config string, add func(string, string, error) bool, warn func(string, string, string)) {
+	found, err := a.parts.Arrays(ctx, config, a.arraySocket)
+	if err != nil {
+		add("arrays", "", err)
+		return
+	}
+	for _, x := range found {
+		check := "array " + x.Name
+		switch x.State {
+		case ArraySilent:
+			add(check, "", x.Err)
+		case ArrayProblems:
+			warn(check, x.Detail, "`cleave array list --config "+config+"`")
+		default:
+			add(check, fmt.Sprintf("%s, %d volumes", x.Type, x.Volumes), nil)
+		}
 	}
 }
 
