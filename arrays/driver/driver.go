@@ -229,6 +229,9 @@ type Path struct {
 	Identity lun.Identity `json:"identity,omitzero"` // to be checked in page 0x83 before a byte is trusted
 	NAA      string       `json:"naa,omitempty"`
 	Writable bool         `json:"writable"`
+	// CHAP is what the target asks initiators for, where the array made that up.
+	// It stays in the process that asked for the path.
+	CHAP *CHAP `json:"-"`
 }
 
 // Volume is a device that production writes to.

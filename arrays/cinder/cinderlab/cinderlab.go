@@ -1,0 +1,235 @@
+// Package cinderlab starts a real Cinder for tests: Debian's cinder-api,
+// cinder-scheduler and cinder-volume in one process on a port of 127.0.0.1, with
+// a SQLite database, no Keystone (auth_strategy = noauth) and back ends of the
+// test's choice. It is for tests only.
+package cinderlab
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+//go:embed cinder-process.py
+var process []byte
+
+// Project is the project that everything belongs to.
+const Project = "7bd3aa7a32334bd5b2e6d40fe0a0e0f1"
+
+// GroupType is a group type that asks for one instant.
+const GroupType = "cleave"
+
+// Backends without data. Consistent ones report consistent_group_snapshot_enabled.
+const (
+	Plain      = "volume_driver = cinder.tests.fake_driver.PlainFake"
+	Consistent = "volume_driver = cinder.tests.fake_driver.ConsistentFake"
+)
+
+// Cinder is one that runs until its test ends.
+type Cinder struct {
+	Endpoint string // http://127.0.0.1:port/v3
+	t        testing.TB
+	log      string
+}
+
+// Start starts a Cinder with back ends: for each name, which is a volume type's as
+// well, the lines of its section in cinder.conf. A host without Cinder skips the
+// test.
+func Start(t testing.TB, backends map[string]string) *Cinder {
+	t.Helper()
+	const python = "/usr/bin/python3" // Debian's, which has Debian's packages
+	if out, err := exec.Command(python, "-c", "import cinder.cmd.api, cinder.cmd.volume, cinder.cmd.scheduler").CombinedOutput(); err != nil {
+		t.Skipf("no Cinder is tested: %v: %s (`make deps` installs it)", err, lastLine(out))
+	}
+	// In memory where there is such a place: its database syncs with every change.
+	base := "/dev/shm"
+	if i, err := os.Stat(base); err != nil || !i.IsDir() {
+		base = ""
+	}
+	dir, err := os.MkdirTemp(base, "cinderlab-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+
+	var names []string
+	sections := ""
+	for name, lines := range backends {
+		names = append(names, name)
+		sections += fmt.Sprintf("[%s]\nvolume_backend_name = %s\n%s\n", name, name, lines)
+	}
+	conf := fmt.Sprintf(`[DEFAULT]
+host = lab
+auth_strategy = noauth
+transport_url = fake://
+osapi_volume_listen = 127.0.0.1
+osapi_volume_listen_port = %d
+osapi_volume_workers = 1
+state_path = %[2]s
+enabled_backends = %s
+api_paste_config = /etc/cinder/api-paste.ini
+resource_query_filters_file = /etc/cinder/resource_filters.json
+rootwrap_config = /etc/cinder/rootwrap.conf
+scheduler_driver_init_wait_time = 1
+backend_stats_polling_interval = 3
+periodic_fuzzy_delay = 0
+quota_volumes = -1
+quota_snapshots = -1
+quota_gigabytes = -1
+quota_groups = -1
+default_log_levels = cinder=WARNING,eventlet=WARNING,oslo=WARNING,oslo_messaging=ERROR,sqlalchemy=WARNING
+[database]
+connection = sqlite:///%[2]s/cinder.sqlite
+[coordination]
+backend_url = file://%[2]s/coordination
+[oslo_concurrency]
+lock_path = %[2]s/locks
+%[4]s`, port, dir, strings.Join(names, ","), sections)
+	c := &Cinder{Endpoint: fmt.Sprintf("http://127.0.0.1:%d/v3", port), t: t, log: filepath.Join(dir, "log")}
+	script, ready := filepath.Join(dir, "cinder-process.py"), filepath.Join(dir, "ready")
+	for path, text := range map[string][]byte{filepath.Join(dir, "cinder.conf"): []byte(conf), script: process} {
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log, err := os.Create(c.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(python, script, filepath.Join(dir, "cinder.conf"), ready)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+	// Its parent's death is seen by a pipe that closes: the kernel's own signal
+	// goes with the thread that forked.
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // killed: how it ended says nothing
+		close(done)
+	}()
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		_ = cmd.Process.Kill()
+		<-done
+	})
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(2 * time.Minute); ; {
+		if _, err := os.Stat(ready); err == nil {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-done:
+			t.Fatalf("Cinder ended: %s", c.Log())
+		case <-late:
+			t.Fatalf("Cinder is not ready after %v: %s", time.Since(began), c.Log())
+		}
+	}
+	t.Logf("PEER %s, ready after %v", version(), time.Since(began).Round(100*time.Millisecond))
+	return c
+}
+
+func version() string {
+	out, err := exec.Command("dpkg-query", "-W", "-f", "Cinder ${Version}", "cinder-volume").Output()
+	if err != nil {
+		return "Cinder"
+	}
+	return string(out)
+}
+
+func lastLine(b []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return lines[len(lines)-1]
+}
+
+// Log is the end of what Cinder wrote.
+func (c *Cinder) Log() string {
+	b, err := os.ReadFile(c.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-4000):])
+}
+
+// Do makes a request as the project's administrator; in and out are JSON or nil.
+// A failure fails the test.
+func (c *Cinder) Do(method, path string, in, out any) {
+	c.t.Helper()
+	body, err := json.Marshal(in)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if in == nil {
+		body = nil
+	}
+	r, err := http.NewRequest(method, c.Endpoint+"/"+Project+"/"+path, bytes.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	r.Header.Set("X-Auth-Token", "admin:"+Project)
+	r.Header.Set("OpenStack-API-Version", "volume 3.60")
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		c.t.Fatalf("%s %s: %v\n%s", method, path, err, c.Log())
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode >= 300 {
+		c.t.Fatalf("%s %s: %s: %s, %v", method, path, resp.Status, b, err)
+	}
+	if out != nil {
+		if err := json.Unmarshal(b, out); err != nil {
+			c.t.Fatalf("%s %s: %v", method, path, err)
+		}
+	}
+}
+
+// Volume makes a volume of a back end, of 1 GiB, and returns its ID.
+func (c *Cinder) Volume(backend string) string {
+	c.t.Helper()
+	var v struct {
+		Volume struct{ ID, Status string }
+	}
+	in := map[string]any{"volume": map[string]any{"size": 1, "name": "production", "volume_type": backend}}
+	c.Do(http.MethodPost, "volumes", in, &v)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(time.Minute); v.Volume.Status != "available"; {
+		select {
+		case <-tick.C:
+		case <-late:
+			c.t.Fatalf("volume of %s is %q: %s", backend, v.Volume.Status, c.Log())
+		}
+		c.Do(http.MethodGet, "volumes/"+v.Volume.ID, nil, &v)
+		if v.Volume.Status == "error" {
+			c.t.Fatalf("volume of %s is %q: %s", backend, v.Volume.Status, c.Log())
+		}
+	}
+	return v.Volume.ID
+}

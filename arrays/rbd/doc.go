@@ -1,0 +1,18 @@
+// Package rbd is the provider for images of Ceph's RADOS Block Device.
+//
+// It runs Ceph's own `rbd` and reads its JSON. A volume's ID is pool/image or
+// pool/namespace/image, a snapshot's ID that of its volume, "@" and Ceph's name of
+// the snapshot: "cleave-" and the set's tag. Nothing else is remembered: Lookup
+// asks every image of the pools that are configured, which takes the longer the
+// more there are.
+//
+// Ceph takes a snapshot of an image by itself at one instant: the client that
+// holds the image's exclusive lock writes out what it has acknowledged first.
+// Groups are not split: Ceph has group snapshots, but before its release 19 no
+// command reads or clones a member of one. rbd-mirror's promotion is a failover
+// and no split.
+//
+// Snapshots are read through qemu-storage-daemon (Debian: qemu-block-extra for
+// RBD), a process for each, which speaks NBD on a socket that only this user can
+// open.
+package rbd

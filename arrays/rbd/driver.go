@@ -1,0 +1,154 @@
+package rbd
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cleave-san/cleave/arrays/driver"
+)
+
+// Options of a Driver.
+type Options struct {
+	// Conf is the path of ceph.conf, which says where the user's key is, and User
+	// the name of a Ceph user without "client.". What is empty is Ceph's own
+	// default.
+	Conf, User string
+	// Pools are those whose images are ours to split, each pool or
+	// pool/namespace; at least one.
+	Pools []string
+	// Command is the path of rbd, and Daemon that of qemu-storage-daemon.
+	// Default: as they are found in /usr/bin.
+	Command, Daemon string
+	// Limit is the longest that one run of rbd may take. Default: ten minutes;
+	// a rollback or the copying of a Break copies an image.
+	Limit time.Duration
+}
+
+// Driver is a Ceph cluster. Its methods may be called at once.
+type Driver struct {
+	o     Options
+	pools []image // without a name
+
+	mu   sync.Mutex // around what asks first and changes then
+	open map[driver.SnapshotID]int
+}
+
+// New makes a driver. Nothing is run before its first call.
+func New(o Options) (*Driver, error) {
+	if o.Command == "" {
+		o.Command = "/usr/bin/rbd"
+	}
+	if o.Daemon == "" {
+		o.Daemon = "/usr/bin/qemu-storage-daemon"
+	}
+	if o.Limit <= 0 {
+		o.Limit = 10 * time.Minute
+	}
+	for what, p := range map[string]string{"conf": o.Conf, "command": o.Command, "daemon": o.Daemon} {
+		if p != "" && !filepath.IsAbs(p) {
+			return nil, driver.Errorf(driver.InvalidRequest, "%s %q: want an absolute path", what, p)
+		}
+	}
+	d := &Driver{o: o, open: map[driver.SnapshotID]int{}}
+	for _, p := range o.Pools {
+		i, err := parseImage(p + "/x")
+		if err != nil {
+			return nil, driver.Errorf(driver.InvalidRequest, "pool %.80q: want pool or pool/namespace", p)
+		}
+		i.name = ""
+		d.pools = append(d.pools, i)
+	}
+	if len(d.pools) == 0 {
+		return nil, driver.Errorf(driver.InvalidRequest, "no pool is named whose images are to be split")
+	}
+	return d, nil
+}
+
+// Kind implements driver.Driver.
+func (d *Driver) Kind(err error) driver.Kind {
+	var e *driver.Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return driver.Unknown
+}
+
+func (d *Driver) is(err error, k driver.Kind) bool { return err != nil && d.Kind(err) == k }
+
+// Describe implements driver.Describer.
+func (d *Driver) Describe(context.Context) (driver.Description, error) {
+	return driver.Description{Provider: "rbd", Snapshot: true, Revert: true, Break: true, Changes: true}, nil
+}
+
+// info is what `rbd info` says.
+type info struct {
+	Size   int64 `json:"size"`
+	Parent *struct {
+		Pool      string `json:"pool"`
+		Namespace string `json:"pool_namespace"`
+		Image     string `json:"image"`
+		Snapshot  string `json:"snapshot"`
+	} `json:"parent"`
+}
+
+// ours reports whether an image is in one of the pools.
+func (d *Driver) ours(i image) bool {
+	return slices.Contains(d.pools, image{pool: i.pool, namespace: i.namespace})
+}
+
+func (d *Driver) info(ctx context.Context, i image) (x info, err error) {
+	if !d.ours(i) {
+		return x, driver.Errorf(driver.NotFound, "image %s is in no pool that is configured", i)
+	}
+	if err = d.ask(ctx, &x, append([]string{"info"}, i.args()...)...); err == nil && x.Size <= 0 {
+		err = driver.Errorf(driver.NotSupported, "image %s has %d bytes", i, x.Size)
+	}
+	return x, err
+}
+
+func (d *Driver) volume(ctx context.Context, id driver.VolumeID) (image, info, error) {
+	i, err := parseImage(string(id))
+	if err != nil {
+		return i, info{}, err
+	}
+	x, err := d.info(ctx, i)
+	return i, x, err
+}
+
+// Resolve implements driver.Driver. A disk is an image of ours if its path says
+// so: rbd:pool/image, as QEMU has it, or /dev/rbd/pool/image, as the kernel's
+// client does.
+func (d *Driver) Resolve(ctx context.Context, x driver.Disk) (driver.Volume, error) {
+	name, ok := strings.CutPrefix(x.Path, "rbd:")
+	if name, _, _ = strings.Cut(name, ":"); !ok { // options follow
+		name, ok = strings.CutPrefix(x.Path, "/dev/rbd/")
+	}
+	i, err := parseImage(name)
+	if !ok || err != nil || !d.ours(i) {
+		return driver.Volume{}, driver.Errorf(driver.NotMine, "the disk is no image of the pools that are configured")
+	}
+	v, err := d.info(ctx, i)
+	if d.is(err, driver.NotFound) {
+		return driver.Volume{}, driver.Errorf(driver.NotMine, "there is no image %s", i)
+	}
+	return volume(i, v), err
+}
+
+func volume(i image, x info) driver.Volume {
+	return driver.Volume{ID: i.id(), Name: i.name, Size: x.Size, State: driver.Synchronized, Mirrors: 1}
+}
+
+// Prepare implements driver.Driver: a snapshot of Ceph's needs no copying before.
+func (d *Driver) Prepare(ctx context.Context, vs []driver.VolumeID, _ driver.PrepareOptions) error {
+	for _, v := range vs {
+		if _, _, err := d.volume(ctx, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
