@@ -33,6 +33,7 @@ var arrows = []struct{ from, to string }{
 	// lun.Device, and the engine hands it over.
 	{"arrays", "arrays/driver lun"},
 	{"arrays/embedded/remote", "arrays/driver lun lun/nbd"}, // a snapshot to be written comes as NBD
+	{"arrays/rbd", "arrays arrays/driver lun lun/nbd"},      // images are read through qemu-storage-daemon, as NBD
 	{"arrays/embedded/disk", "lun lun/extents"},
 	{"arrays/...", "arrays arrays/... lun"},
 	{"iscsi/...", "iscsi iscsi/... lun lun/..."},

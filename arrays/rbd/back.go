@@ -16,7 +16,7 @@ const (
 func (s snap) reverted() string { return revertedKey + s.name }
 
 func (d *Driver) remember(ctx context.Context, i image, key, value string) error {
-	return d.do(ctx, append([]string{"image-meta", "set", "--key=" + key, "--value=" + value}, i.args()...)...)
+	return d.do(ctx, append(append([]string{"image-meta", "set"}, i.args()...), key, value)...)
 }
 
 func (d *Driver) forget(ctx context.Context, i image, key string) error {
@@ -24,7 +24,7 @@ func (d *Driver) forget(ctx context.Context, i image, key string) error {
 	if err != nil || all[key] == "" {
 		return err
 	}
-	err = d.do(ctx, append([]string{"image-meta", "remove", "--key=" + key}, i.args()...)...)
+	err = d.do(ctx, append(append([]string{"image-meta", "remove"}, i.args()...), key)...)
 	if d.is(err, driver.NotFound) {
 		return nil
 	}

@@ -17,8 +17,9 @@ func decode(raw []byte) (map[string]string, error) {
 	return all, nil
 }
 
-// granularity of changes: Ceph keeps them by bytes, clients write blocks.
-const granularity = 512
+// granularity of changes: OSDs tell overlaps by their blocks, of 4 KiB, or 64 KiB
+// where they were made long ago on hard disks (bluestore_min_alloc_size).
+const granularity = 64 << 10
 
 // point is where a comparison begins or ends: a snapshot, or what the image holds
 // now, which is after all of them.

@@ -13,6 +13,7 @@ packages=(
 	qemu-guest-agent postgresql lvm2 e2fsprogs
 )
 for_tests=(
+	cinder-api cinder-scheduler cinder-volume
 	gcc libc6-dev libiscsi-bin tgt nbdkit libnbd-bin fdisk gdisk cpio
 	xfsprogs btrfs-progs libvshadow-utils python3-libvshadow thin-provisioning-tools sg3-utils open-iscsi multipath-tools fio
 )

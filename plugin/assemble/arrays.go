@@ -18,8 +18,10 @@ import (
 // Types of arrays.
 const (
 	typeEmbedded = "embedded" // that of `cleave array`
+	typeCinder   = "cinder"   // volumes of OpenStack
 	typeLVM      = "lvm"      // a volume group of this host
 	typeProgram  = "program"  // anybody's, behind a program that speaks for it
+	typeRBD      = "rbd"      // images of Ceph
 )
 
 // openArrays makes the arrays of a configuration, and the publisher of
@@ -37,6 +39,18 @@ func openArrays(ctx context.Context, cs []ArrayConfig, tracer trace.Tracer, log 
 				pub = publisher{client}
 			}
 			d = client
+		case typeCinder:
+			v, err := openCinder(c)
+			if err != nil {
+				return nil, nil, closers, fmt.Errorf("arrays[%d]: %w", i, err)
+			}
+			d, o.Without = v, v.Without()
+		case typeRBD:
+			v, err := openRBD(c)
+			if err != nil {
+				return nil, nil, closers, fmt.Errorf("arrays[%d]: %w", i, err)
+			}
+			d = v
 		case typeLVM:
 			v, err := openLVM(c, log)
 			if err != nil {
@@ -62,7 +76,7 @@ func openArrays(ctx context.Context, cs []ArrayConfig, tracer trace.Tracer, log 
 }
 
 func unknownType(i int, c ArrayConfig) error {
-	return usage("arrays[%d].type: %q: want %s, %s or %s", i, c.Type, typeEmbedded, typeLVM, typeProgram)
+	return usage("arrays[%d].type: %q: want %s, %s, %s, %s or %s", i, c.Type, typeEmbedded, typeCinder, typeLVM, typeProgram, typeRBD)
 }
 
 func openLVM(c ArrayConfig, log *slog.Logger) (*lvm.Driver, error) {

@@ -36,7 +36,7 @@ type Config struct {
 // ArrayConfig is one storage array.
 type ArrayConfig struct {
 	Name string `koanf:"name"` // the operator's, as it appears in results
-	Type string `koanf:"type"` // "embedded", "lvm" or "program"
+	Type string `koanf:"type"` // "embedded", "cinder", "lvm", "program" or "rbd"
 	// Socket of the data plane, for type embedded.
 	Socket string `koanf:"socket"`
 	// Command is a program's absolute path and its arguments, and Environment,
@@ -50,6 +50,21 @@ type ArrayConfig struct {
 	Method  string   `koanf:"method"`
 	Devices []string `koanf:"devices"`
 	Room    int      `koanf:"room"`
+	// Cloud is an entry of clouds.yaml, CloudsFile the path of that, or Endpoint
+	// and Project say where a Cinder without Keystone is. GroupType is for volumes
+	// that are in no group, and Initiator the IQN by which this host reads
+	// volumes; for type cinder.
+	Cloud      string `koanf:"cloud"`
+	CloudsFile string `koanf:"cloudsFile"`
+	Endpoint   string `koanf:"endpoint"`
+	Project    string `koanf:"project"`
+	GroupType  string `koanf:"groupType"`
+	Initiator  string `koanf:"initiator"`
+	// Pools are the pools whose images are split, for type rbd. Conf is the path of
+	// ceph.conf and User a Ceph user without "client.", for types rbd and cinder.
+	Pools []string `koanf:"pools"`
+	Conf  string   `koanf:"conf"`
+	User  string   `koanf:"user"`
 }
 
 // WriterConfig is a host with its VMs. There is at most one of each type.
@@ -152,7 +167,7 @@ func Sockets(getenv func(string) string) (control, array string) {
 func (c *Config) resolve(dir string) {
 	paths := []*string{&c.State, &c.Socket, &c.Recovery.Overlay, &c.DataPlane.Socket, &c.DataPlane.State}
 	for i := range c.Arrays {
-		paths = append(paths, &c.Arrays[i].Socket)
+		paths = append(paths, &c.Arrays[i].Socket, &c.Arrays[i].CloudsFile, &c.Arrays[i].Conf)
 	}
 	for i := range c.Writers {
 		for j := range c.Writers[i].VMs {
@@ -201,10 +216,21 @@ func (a ArrayConfig) check(at string) error {
 			return usage("%s.%s: it is for arrays of type %s", at, k.key, k.of)
 		}
 	}
+	if a.Conf+a.User != "" && a.Type != typeRBD && a.Type != typeCinder {
+		return usage("%s: conf and user are for arrays of types %s and %s", at, typeRBD, typeCinder)
+	}
 	switch a.Type {
 	case typeProgram:
 		if len(a.Command) == 0 || !filepath.IsAbs(a.Command[0]) {
 			return usage("%s.command: %q: want the absolute path of a program, and its arguments", at, a.Command)
+		}
+	case typeCinder:
+		if _, err := openCinder(a); err != nil {
+			return usage("%s: %w", at, err)
+		}
+	case typeRBD:
+		if _, err := openRBD(a); err != nil {
+			return usage("%s: %w", at, err)
 		}
 	case typeLVM:
 		if _, err := openLVM(a, slog.New(slog.DiscardHandler)); err != nil {
