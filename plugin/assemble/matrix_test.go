@@ -2,6 +2,7 @@ package assemble
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -10,11 +11,14 @@ import (
 	"testing"
 
 	"github.com/cleave-san/cleave/arrays"
+	"github.com/cleave-san/cleave/arrays/cinder"
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
 	"github.com/cleave-san/cleave/arrays/lvm"
 	"github.com/cleave-san/cleave/arrays/program"
+	"github.com/cleave-san/cleave/arrays/rbd"
+	"github.com/cleave-san/cleave/lun"
 )
 
 var update = flag.Bool("update", false, "write the README's table of providers anew")
@@ -67,6 +71,21 @@ func providers(t *testing.T) []provider {
 			tested: "lvm2 2.03.16, Linux 6.1, in a VM", never: "physical disks, a cluster with lvmlockd",
 		})
 	}
+	cloud, err := cinder.New(cinder.Options{Cloud: "lab", Connect: func(context.Context, cinder.Connection) (lun.Device, error) { return nil, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ceph, err := rbd.New(rbd.Options{Pools: []string{"vms"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	images := arrays.New("rbd", ceph, arrays.Options{})
+	out = append(out, provider{
+		name: "`cinder`, on pools with consistent groups", d: driver.Description{Snapshot: true, GroupOrdered: true}, a: arrays.New("cinder", cloud, arrays.Options{}),
+		tested: "Cinder 21.3.1 without Keystone, fake driver (no data)", never: "a real Keystone, storage of any vendor",
+	}, provider{
+		name: "`rbd`", d: describe(images), a: images, tested: "Ceph 16.2.15 on one machine", never: "a cluster with authentication",
+	})
 	for _, x := range examples {
 		command, err := filepath.Abs(x.command)
 		if err != nil {

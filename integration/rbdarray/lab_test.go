@@ -1,4 +1,6 @@
-package rbd
+//go:build lab
+
+package rbdarray
 
 import (
 	"context"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/cleave-san/cleave/arrays/arraytest"
 	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/arrays/rbd"
 	"github.com/cleave-san/cleave/arrays/rbd/cephlab"
 	"github.com/cleave-san/cleave/lun"
 )
@@ -19,7 +22,7 @@ func TestProvider(t *testing.T) {
 	conf := cephlab.Start(t)
 	n := 0
 	arraytest.Run(t, func(t *testing.T) *arraytest.Lab {
-		d, err := New(Options{Conf: conf, Pools: []string{cephlab.Pool}})
+		d, err := rbd.New(rbd.Options{Conf: conf, Pools: []string{cephlab.Pool}})
 		if err != nil {
 			t.Fatal(err)
 		}
