@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/cleave-san/cleave/lun/process"
 )
 
 // Detach takes an attachment away, by its device, its source or its ID. While
@@ -95,7 +97,7 @@ func (h *Host) find(what string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	boot, err := bootID()
+	boot, err := process.BootID()
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +161,7 @@ func (h *Host) List() ([]Attachment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list of attachments: %w", err)
 	}
-	boot, err := bootID()
+	boot, err := process.BootID()
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func (m *fuseLoop) keep(rec *record) error { return rec.keep() }
 
 func (m *fuseLoop) device(rec *record) (string, error) { return loopOn(m.file(rec)) }
 
-func (m *fuseLoop) alive(rec *record) bool { return !rec.Helper.dying() }
+func (m *fuseLoop) alive(rec *record) bool { return !dying(rec.Helper) }
 
 func (m *fuseLoop) undo(ctx context.Context, rec *record) error {
 	path := m.file(rec)

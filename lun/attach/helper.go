@@ -21,6 +21,7 @@ import (
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/attach/fuse"
 	"github.com/cleave-san/cleave/lun/nbd"
+	"github.com/cleave-san/cleave/lun/process"
 )
 
 // Command is the hidden command by which the program becomes a helper.
@@ -259,7 +260,7 @@ const watchWord = "watch"
 // startWatch starts the process that aborts the connection when this one is
 // killed.
 func startWatch(connection uint32) error {
-	me, err := processOf(os.Getpid())
+	me, err := process.Of(os.Getpid())
 	if err != nil {
 		return err
 	}
@@ -285,7 +286,7 @@ func startWatch(connection uint32) error {
 func watch(pid, start string) error {
 	abort := os.NewFile(3, "abort")
 	defer abort.Close()
-	var p process
+	var p process.Process
 	var err error
 	if p.PID, err = strconv.Atoi(pid); err != nil {
 		return err
@@ -293,11 +294,11 @@ func watch(pid, start string) error {
 	if p.Start, err = strconv.ParseUint(start, 10, 64); err != nil {
 		return err
 	}
-	if p.Boot, err = bootID(); err != nil {
+	if p.Boot, err = process.BootID(); err != nil {
 		return err
 	}
-	fd, err := p.pidfd()
-	for err == nil && !p.dying() {
+	fd, err := p.Open()
+	for err == nil && !dying(p) {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		_, _ = unix.Poll(poll, 1000)
 	}

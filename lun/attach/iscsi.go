@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cleave-san/cleave/lun/process"
 )
 
 // LUN is a LUN as the host's own initiator, open-iscsi, reaches it: under the
@@ -346,7 +348,7 @@ func (m *openISCSI) removePath(ctx context.Context, disk string) error {
 }
 
 func (r *record) ofThisBoot() bool {
-	boot, err := bootID()
+	boot, err := process.BootID()
 	return err == nil && boot == r.Boot
 }
 

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cleave-san/cleave/lun/process"
 )
 
 // attacher has the test program attach an image, and detach it again.
@@ -95,7 +97,7 @@ func TestReboot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec.Boot, rec.Device, rec.Complete, rec.Helper = "another", "/dev/loop0", true, process{PID: os.Getpid(), Start: 1, Boot: "another"}
+	rec.Boot, rec.Device, rec.Complete, rec.Helper = "another", "/dev/loop0", true, process.Process{PID: os.Getpid(), Start: 1, Boot: "another"}
 	if err := rec.save(); err != nil {
 		t.Fatal(err)
 	}

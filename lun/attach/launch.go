@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"github.com/cleave-san/cleave/lun/process"
 )
 
 // lifeline is a launcher's hold on a helper: the helper undoes its work when it
@@ -48,7 +50,7 @@ func (h *Host) launch(ctx context.Context, rec *record, s spec, files ...*os.Fil
 	}
 	rec.link = &lifeline{stdin: in, cmd: cmd}
 	defer out.Close()
-	if rec.Helper, err = processOf(cmd.Process.Pid); err != nil {
+	if rec.Helper, err = process.Of(cmd.Process.Pid); err != nil {
 		return r, err
 	}
 	if err := rec.save(); err != nil {
@@ -118,5 +120,5 @@ func (h *Host) endHelper(ctx context.Context, rec *record, patience time.Duratio
 	defer cancel()
 	hard, cancel := context.WithTimeout(ctx, patience+killPatience)
 	defer cancel()
-	return rec.Helper.wait(soft, hard)
+	return endWithin(soft, hard, rec.Helper)
 }

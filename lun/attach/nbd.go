@@ -65,7 +65,7 @@ func (m *kernelNBD) attach(ctx context.Context, rec *record, r Request) error {
 
 func (m *kernelNBD) keep(rec *record) error { return rec.keep() }
 
-func (m *kernelNBD) alive(rec *record) bool { return !rec.Helper.dying() }
+func (m *kernelNBD) alive(rec *record) bool { return !dying(rec.Helper) }
 
 func (m *kernelNBD) device(rec *record) (string, error) {
 	names, err := filepath.Glob("/sys/block/nbd*/backend")

@@ -10,16 +10,18 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cleave-san/cleave/lun/process"
 )
 
 // record is what is kept of an attachment: a directory of its own below State,
 // named by the ID, that whoever works on the attachment has locked.
 type record struct {
 	Attachment
-	Boot     string  `json:"boot"`
-	Helper   process `json:"helper,omitzero"`
-	LUN      *LUN    `json:"lun,omitempty"`
-	Complete bool    `json:"complete"`
+	Boot     string          `json:"boot"`
+	Helper   process.Process `json:"helper,omitzero"`
+	LUN      *LUN            `json:"lun,omitempty"`
+	Complete bool            `json:"complete"`
 
 	dir  string
 	lock *os.File
@@ -29,7 +31,7 @@ type record struct {
 const recordFile = "record.json"
 
 func (h *Host) newRecord(r Request) (*record, error) {
-	boot, err := bootID()
+	boot, err := process.BootID()
 	if err != nil {
 		return nil, err
 	}

@@ -218,7 +218,7 @@ func TestView(t *testing.T) {
 	}
 
 	// A worker that is gone is an I/O error on its LUN alone.
-	if err := worker.Kill(t.Context(), worker.Handle{PID: w.Handle.PID, Start: w.Handle.Start, Boot: w.Handle.Boot}); err != nil {
+	if err := worker.Kill(t.Context(), worker.Handle{Process: w.Handle.Process}); err != nil {
 		t.Fatal(err)
 	}
 	if err := qemuIO(t, disk(lp, bob), nil, "read 0 4k"); err == nil {

@@ -34,7 +34,7 @@ type Contents struct {
 	// Volumes that were asked for, in that order.
 	Volumes []Volume
 
-	p      *process
+	p      *child
 	socket *os.File // where the worker listens; a name it has no more
 }
 

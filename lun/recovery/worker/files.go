@@ -68,7 +68,7 @@ func unixConn(f *os.File) (*net.UnixConn, error) {
 }
 
 // serveFiles answers a worker's questions until ctx or the worker ends.
-func (p *process) serveFiles(ctx context.Context, s *Spec, conn *net.UnixConn, writable bool) {
+func (p *child) serveFiles(ctx context.Context, s *Spec, conn *net.UnixConn, writable bool) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	b := make([]byte, maxQuestion)
@@ -111,7 +111,7 @@ func (p *process) serveFiles(ctx context.Context, s *Spec, conn *net.UnixConn, w
 
 // further has the source's resolver open a file and makes the descriptor to pass
 // on.
-func (p *process) further(ctx context.Context, s *Spec, q question) (_ *os.File, c configSource, err error) {
+func (p *child) further(ctx context.Context, s *Spec, q question) (_ *os.File, c configSource, err error) {
 	d, err := s.Sources[q.Source].Files.Resolve(q.Name, !q.Write)
 	if err != nil {
 		return nil, c, err

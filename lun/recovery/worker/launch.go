@@ -24,8 +24,8 @@ import (
 	"github.com/cleave-san/cleave/lun/nbd"
 )
 
-// process is a worker as its launcher sees it.
-type process struct {
+// child is a worker as its launcher sees it.
+type child struct {
 	cmd    *exec.Cmd
 	stdin  *os.File // the lifeline
 	stdout *os.File
@@ -41,8 +41,8 @@ type process struct {
 // launch starts a process in a mode and sends it its configuration. extra are
 // the descriptors, from 3 on, before those of the sources; launch closes them
 // all on this side. id is the worker's user, 0 for ours.
-func launch(m mode, s *Spec, c config, id uint32, extra []*os.File) (_ *process, err error) {
-	p := &process{tail: &tail{also: s.Stderr}, over: make(chan struct{})}
+func launch(m mode, s *Spec, c config, id uint32, extra []*os.File) (_ *child, err error) {
+	p := &child{tail: &tail{also: s.Stderr}, over: make(chan struct{})}
 	files := extra
 	defer func() {
 		for _, f := range files {
@@ -136,7 +136,7 @@ func launch(m mode, s *Spec, c config, id uint32, extra []*os.File) (_ *process,
 
 // start runs the process on a thread of its own: the kernel's parent death
 // signal comes when the thread ends that started the child.
-func (p *process) start() error {
+func (p *child) start() error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with us
@@ -154,7 +154,7 @@ func (p *process) start() error {
 
 // hand makes the descriptor by which a worker reads a source, and writes it if it
 // may. It calls done when the source's device is needed no more.
-func (p *process) hand(ctx context.Context, src Source, cs *configSource, writable bool, done func()) (_ *os.File, err error) {
+func (p *child) hand(ctx context.Context, src Source, cs *configSource, writable bool, done func()) (_ *os.File, err error) {
 	cs.Writable = writable
 	if b, ok := src.Device.(lun.Blocker); ok {
 		cs.Logical, cs.Physical = b.Blocks()
@@ -253,7 +253,7 @@ func ownID() uint32 {
 
 // listen reads the worker's next line, of most workers the only one. It kills
 // the worker on everything but a good answer.
-func (p *process) listen(ctx context.Context, limit time.Duration) (*reply, error) {
+func (p *child) listen(ctx context.Context, limit time.Duration) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	stop := context.AfterFunc(ctx, p.kill)
@@ -297,10 +297,10 @@ func readLine(r *bufio.Reader, max int) ([]byte, error) {
 	}
 }
 
-func (p *process) kill() { _ = p.cmd.Process.Kill() }
+func (p *child) kill() { _ = p.cmd.Process.Kill() }
 
 // end kills the process, if it is there, and waits for everything of it.
-func (p *process) end() {
+func (p *child) end() {
 	p.kill()
 	<-p.over
 	p.bases.Wait()
@@ -309,7 +309,7 @@ func (p *process) end() {
 }
 
 // death is the error of a process that ended without being asked to.
-func (p *process) death() error {
+func (p *child) death() error {
 	why := "ended"
 	var ee *exec.ExitError
 	if errors.As(p.err, &ee) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/cleave-san/cleave/lun/process"
 	"github.com/cleave-san/cleave/lun/recovery"
 )
 
@@ -18,7 +19,7 @@ type Worker struct {
 	Ready
 	Handle Handle
 
-	p        *process
+	p        *child
 	mu       sync.Mutex
 	detached bool
 }
@@ -79,7 +80,7 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 			return nil, fmt.Errorf("recovery worker serves %s with %d bytes, it has %d", s.Sources[i].Name, e.Size, want)
 		}
 	}
-	h, err := handleOf(p.cmd.Process.Pid, s.Socket)
+	id, err := process.Of(p.cmd.Process.Pid)
 	select {
 	case <-p.over:
 		// Reaped, so what was just read may be another process's.
@@ -91,7 +92,7 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 		p.end()
 		return nil, fmt.Errorf("recovery worker: %w", err)
 	}
-	return &Worker{Ready: *rep.View, Handle: h, p: p}, nil
+	return &Worker{Ready: *rep.View, Handle: Handle{Process: id, Socket: s.Socket}, p: p}, nil
 }
 
 // newSocket makes a listening socket that only this user can connect to, and

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/luntest"
@@ -347,34 +346,6 @@ func TestLifeAndDeath(t *testing.T) {
 				t.Error("socket is left")
 			}
 		})
-	}
-}
-
-// TestKillSparesStrangers: a handle whose PID now belongs to another process.
-func TestKillSparesStrangers(t *testing.T) {
-	cmd := exec.Command("sleep", "1000")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	h, err := handleOf(cmd.Process.Pid, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, other := range []Handle{
-		{PID: h.PID, Start: h.Start - 1, Boot: h.Boot},
-		{PID: h.PID, Start: h.Start, Boot: "another boot"},
-		{PID: 1, Boot: h.Boot}, {},
-	} {
-		if err := Kill(t.Context(), other); err != nil {
-			t.Errorf("%+v: %v", other, err)
-		}
-	}
-	if err := unix.Kill(h.PID, 0); err != nil {
-		t.Fatalf("a stranger was killed: %v", err)
-	}
-	if alive, err := h.Alive(); !alive || err != nil {
-		t.Errorf("alive %v, %v", alive, err)
 	}
 }
 
