@@ -211,6 +211,9 @@ type LUN struct {
 	// need no iSCSI ("" if there is none).
 	Socket string `json:"socket,omitempty"`
 	Export string `json:"export,omitempty"`
+	// Devices are the block devices that this host has made of it, when the
+	// document was asked for.
+	Devices []string `json:"devices,omitempty"`
 }
 
 // ExposeRequest says to whom LUNs become visible, and which.
@@ -293,7 +296,10 @@ type Service interface {
 	// Expose lets initiators see the set's LUNs, or raises them to writable on
 	// the same LUN numbers. The set must be ready.
 	Expose(ctx context.Context, id SetID, r ExposeRequest) (Set, error)
-	// Unexpose takes all LUNs of the set away; the copies stay.
+	// Unexpose takes all LUNs of the set away; the copies stay. Block devices that
+	// this host has made of them are detached first. While one is in use Unexpose is
+	// refused with ErrBusy, says by whom, and the LUNs stay; so are Release of a set
+	// that is ready, Revert and Break.
 	Unexpose(ctx context.Context, id SetID) (Set, error)
 	// Release gives back all that a set holds: LUNs, views, splits, in-guest
 	// snapshots. On a set under way it aborts it.

@@ -96,6 +96,9 @@ type Request struct {
 	// LUN is the source as the host's own initiator would reach it; nil if it
 	// is no LUN, or if more than its bytes is wanted.
 	LUN *LUN
+	// LUNs are who the LUNs of a target are that the device is made of, in
+	// whatever words: whoever gives LUNs out finds by them what stands on his.
+	LUNs []string
 	// Writable lets the host write. The Opener is told.
 	Writable bool
 	// Method "" is Auto.
@@ -125,6 +128,7 @@ type Attachment struct {
 	State    State     `json:"state"`
 	Identity string    `json:"identity,omitempty"` // of the LUN, where it was checked
 	Paths    []string  `json:"paths,omitempty"`    // devices below a multipath map
+	LUNs     []string  `json:"luns,omitempty"`     // what it is made of, as the Request said
 	Warning  string    `json:"warning,omitempty"`  // what this host lacks
 }
 

@@ -36,7 +36,7 @@ func (h *Host) newRecord(r Request) (*record, error) {
 		return nil, err
 	}
 	rec := &record{
-		Attachment: Attachment{ID: newID(), Source: r.Source, Method: r.Method, Writable: r.Writable, Since: time.Now().UTC().Truncate(time.Second)},
+		Attachment: Attachment{ID: newID(), Source: r.Source, LUNs: r.LUNs, Method: r.Method, Writable: r.Writable, Since: time.Now().UTC().Truncate(time.Second)},
 		Boot:       boot,
 	}
 	if r.Method == ISCSI {

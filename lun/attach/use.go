@@ -20,6 +20,10 @@ import (
 // detached: those who look at every disk are soon done.
 const openerPatience = 2 * time.Second
 
+// udevPatience is the same for udev, which looks at every new disk, and on a
+// host with much to do takes its time.
+const udevPatience = 30 * time.Second
+
 // claim opens a block device for this process alone, or says who uses it.
 func claim(ctx context.Context, dev string) (*os.File, error) {
 	// Mounts, device-mapper, md and swap hold a device exclusively, and so do we.
@@ -30,9 +34,13 @@ func claim(ctx context.Context, dev string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	patience := time.Now().Add(openerPatience)
-	for len(openers(dev)) > 0 {
-		if time.Now().After(patience) || ctx.Err() != nil {
+	began := time.Now()
+	for who := openers(dev); len(who) > 0; who = openers(dev) {
+		patience := openerPatience
+		if !slices.ContainsFunc(who, func(w string) bool { return !strings.Contains(w, "udev") }) {
+			patience = udevPatience
+		}
+		if time.Since(began) > patience || ctx.Err() != nil {
 			f.Close()
 			return nil, busy(dev)
 		}

@@ -22,6 +22,7 @@ type fakeArray struct {
 	snaps   []driver.Snapshot
 	exposed map[driver.SnapshotID]driver.ExposeOptions
 	armed   map[driver.Tag][]driver.VolumeID
+	devices *fakeDevices
 	splits  int // calls that came in
 
 	onSplit    func()          // runs as the call comes in
@@ -92,7 +93,7 @@ func (a *fakeArray) splitLocked(tag driver.Tag, vs []driver.VolumeID) ([]driver.
 			i = len(a.snaps)
 			a.snaps = append(a.snaps, driver.Snapshot{
 				ID: driver.SnapshotID(fmt.Sprintf("%s-of-%s", tag, v)), Tag: tag, Volume: v, Size: a.volumes[v].Size,
-				Identity: lun.NewIdentity(), Method: driver.MirrorSplit, State: driver.Split, Group: string(tag), At: time.Now(),
+				NAA: fmt.Sprintf("naa.%s-of-%s", tag, v), Identity: lun.NewIdentity(), Method: driver.MirrorSplit, State: driver.Split, Group: string(tag), At: time.Now(),
 			})
 		}
 		out = append(out, a.snaps[i])
@@ -156,14 +157,26 @@ func (a *fakeArray) Expose(_ context.Context, id driver.SnapshotID, o driver.Exp
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.exposed[id] = o
+	a.devices.seen(a.naa(id))
 	return driver.Path{Portals: []string{"127.0.0.1:3260"}, IQN: "iqn.2026-01.org.example:a", LUN: 7, Writable: o.Writable}, nil
 }
 
 func (a *fakeArray) Unexpose(_ context.Context, id driver.SnapshotID) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if _, up := a.exposed[id]; up {
+		if err := a.devices.mayGo(a.naa(id)); err != nil {
+			return err
+		}
+	}
 	delete(a.exposed, id)
 	return nil
+}
+
+// naa is a split's name; a.mu is held.
+func (a *fakeArray) naa(id driver.SnapshotID) string {
+	i := slices.IndexFunc(a.snaps, func(s driver.Snapshot) bool { return s.ID == id })
+	return a.snaps[i].NAA
 }
 
 // Rewrite opens a split for writing.

@@ -7,6 +7,8 @@
 //
 //   - The split is asked for only after every guest that snapshots itself has
 //     reported every volume.
+//   - No LUN is taken from under a block device that this host has made of it:
+//     the device goes first, and where it is in use nothing does.
 //   - Each thing outside (in-guest snapshots, splits, views, LUNs) is in the
 //     journal before it exists. New gives back what an earlier process left.
 //   - A VM that is paused is resumed on every path; a guard process that does
@@ -113,16 +115,18 @@ type View struct {
 	Exports []string // one for each disk, in their order
 }
 
-// Config is what an Engine works with. Tracer, Logger and UndoRetry may be
-// left out.
+// Config is what an Engine works with. Attachments, Tracer, Logger and UndoRetry
+// may be left out.
 type Config struct {
 	Journal   journal.Journal
 	Writers   []writer.Writer
 	Arrays    []*arrays.Array
 	Publisher Publisher
 	Recoverer Recoverer
-	Tracer    trace.Tracer
-	Logger    *slog.Logger
+	// Attachments are this host's; nil where nothing can be attached.
+	Attachments Attachments
+	Tracer      trace.Tracer
+	Logger      *slog.Logger
 	// UndoRetry is the pause after an undo that failed. 0: 5 s.
 	UndoRetry time.Duration
 }

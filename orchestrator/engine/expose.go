@@ -147,6 +147,9 @@ func (r *run) holdOnce(h journal.Holding) error {
 
 // unexpose takes all LUNs away, newest first.
 func (r *run) unexpose(ctx context.Context) error {
+	if err := r.detachAll(ctx); err != nil {
+		return err // nobody has lost anything
+	}
 	var errs []error
 	for _, h := range r.holdings() {
 		if h.Kind != journal.PublishedLUN && h.Kind != journal.ExposedSplit {

@@ -13,9 +13,9 @@ import (
 )
 
 // Get implements orchestrator.Service.
-func (e *Engine) Get(_ context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
+func (e *Engine) Get(ctx context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
 	if r := e.find(id); r != nil {
-		return r.document(), nil
+		return e.withDevices(ctx, r.document()), nil
 	}
 	rec, err := e.cfg.Journal.Get(id)
 	return rec.Set, err
@@ -86,11 +86,18 @@ var (
 )
 
 // Release implements orchestrator.Service. It returns when everything was given
-// back, or ctx ends; the giving back goes on in any case.
+// back, or ctx ends; the giving back goes on in any case. A set of which a device
+// is in use stays as it was. (A lease that ends does not ask: what it can't give
+// back then, it tries again.)
 func (e *Engine) Release(ctx context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
 	r := e.find(id)
 	if r == nil {
 		return e.Get(ctx, id) // final: asked again is as good
+	}
+	if settled(r.state()) {
+		if err := r.detachAll(ctx); err != nil {
+			return r.document(), err
+		}
 	}
 	e.release(r, errReleased)
 	return e.waitFinal(ctx, r)

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -19,14 +18,20 @@ func (e *Engine) Revert(ctx context.Context, id orchestrator.SetID) (orchestrato
 		if err := r.able(func(a *arrays.Array) bool { return a.CanRevert() }, "put a volume back"); err != nil {
 			return err
 		}
-		return r.allOff(ctx)
+		if err := r.allOff(ctx); err != nil {
+			return err
+		}
+		return r.detachAll(ctx)
 	})
 }
 
 // Break implements orchestrator.Service.
 func (e *Engine) Break(ctx context.Context, id orchestrator.SetID) (orchestrator.Set, error) {
 	return e.turn(ctx, id, machine.BreakAsked, orchestrator.StateBreaking, func(r *run) error {
-		return r.able(func(a *arrays.Array) bool { return a.CanBreak() }, "make a snapshot a volume")
+		if err := r.able(func(a *arrays.Array) bool { return a.CanBreak() }, "make a snapshot a volume"); err != nil {
+			return err
+		}
+		return r.detachAll(ctx)
 	})
 }
 
@@ -178,24 +183,6 @@ func (r *run) turned(do machine.Action, err error) machine.Event {
 	r.fail(err)
 	r.say("%s: %v", do, err)
 	return machine.Failed
-}
-
-// clear gives back those of the set's holdings that go, newest first.
-func (r *run) clear(ctx context.Context, goes func(journal.Holding) bool) error {
-	var errs []error
-	for _, h := range r.holdings() {
-		if !goes(h) {
-			continue
-		}
-		one, cancel := context.WithTimeout(ctx, undoLimit)
-		err := r.undoOne(one, h)
-		cancel()
-		if err == nil {
-			err = r.released(h)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
 }
 
 func (r *run) revertTo(ctx context.Context, a *arrays.Array, s *orchestrator.Split) (string, error) {

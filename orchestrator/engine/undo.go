@@ -59,13 +59,23 @@ func (r *run) undo(ctx context.Context) machine.Event {
 	return machine.Undone
 }
 
-// undoAll tries every holding, so that one that resists does not keep the
-// others; but nothing is taken from under what still stands on it.
 func (r *run) undoAll(ctx context.Context) error {
+	if err := r.clear(ctx, func(journal.Holding) bool { return true }); err != nil {
+		return err
+	}
+	return r.update(func(rec *journal.Record) { unserve(rec.Set.LUNs) })
+}
+
+// clear gives back those of the set's holdings that go, newest first. It tries
+// each, so that one that resists does not keep the others; but nothing is taken
+// from under what still stands on it.
+func (r *run) clear(ctx context.Context, goes func(journal.Holding) bool) error {
 	var errs []error
+	served := false // a LUN is still up
 	for _, h := range r.holdings() {
-		if h.Kind == journal.ArraySplit && len(errs) > 0 {
-			continue // a LUN or view that is still up may read it
+		switch {
+		case !goes(h), h.Kind == journal.View && served, h.Kind == journal.ArraySplit && len(errs) > 0:
+			continue
 		}
 		one, cancel := context.WithTimeout(ctx, undoLimit)
 		err := r.undoOne(one, h)
@@ -75,12 +85,10 @@ func (r *run) undoAll(ctx context.Context) error {
 		}
 		if err != nil {
 			errs = append(errs, err)
+			served = served || h.Kind == journal.PublishedLUN
 		}
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	return r.update(func(rec *journal.Record) { unserve(rec.Set.LUNs) })
+	return errors.Join(errs...)
 }
 
 // unserve notes that nobody serves the LUNs any more.
@@ -102,17 +110,19 @@ func (r *run) undoOne(ctx context.Context, h journal.Holding) error {
 	case journal.View:
 		return wrap(h, r.e.cfg.Recoverer.Stop(ctx, h.Name))
 	case journal.PublishedLUN:
-		return wrap(h, r.e.cfg.Publisher.Withdraw(ctx, h.Name))
+		return r.withdraw(ctx, h, func() error { return r.e.cfg.Publisher.Withdraw(ctx, h.Name) })
 	case journal.ExposedSplit:
 		a := r.e.array(h.Array)
 		if a == nil {
 			return wrap(h, errArrayGone)
 		}
-		err := a.Unexpose(ctx, driver.SnapshotID(h.Name))
-		if arrays.KindOf(err) == driver.NotFound {
-			return nil
-		}
-		return wrap(h, err)
+		return r.withdraw(ctx, h, func() error {
+			err := a.Unexpose(ctx, driver.SnapshotID(h.Name))
+			if arrays.KindOf(err) == driver.NotFound {
+				return nil
+			}
+			return err
+		})
 	}
 	return wrap(h, fmt.Errorf("holding of kind %q is not known to this version", h.Kind))
 }

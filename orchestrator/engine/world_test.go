@@ -32,6 +32,7 @@ type world struct {
 	armers bool       // arrays can arm
 	views  *fakeViews
 	luns   *fakeLUNs
+	hosts  *fakeDevices
 	tracer trace.Tracer // nil: none
 }
 
@@ -45,8 +46,10 @@ func newWorld(t *testing.T, vms ...orchestrator.VM) *world {
 // newMortalWorld makes one for a test in which a process dies: its goroutines
 // stay where they were.
 func newMortalWorld(t *testing.T, vms ...orchestrator.VM) *world {
-	w := &world{t: t, writer: writertest.NewFake("fake", vms...), views: &fakeViews{up: map[string]bool{}, wrote: []lun.Extent{{Off: 4096, Len: 8192}, {Off: 700 << 10, Len: 512}}}, luns: &fakeLUNs{up: map[string]engine.Publication{}}}
+	w := &world{t: t, writer: writertest.NewFake("fake", vms...), views: &fakeViews{up: map[string]bool{}, wrote: []lun.Extent{{Off: 4096, Len: 8192}, {Off: 700 << 10, Len: 512}}}, hosts: &fakeDevices{on: map[string]bool{}}}
+	w.luns = &fakeLUNs{up: map[string]engine.Publication{}, devices: w.hosts}
 	w.array = newFakeArray(t)
+	w.array.devices = w.hosts
 	for _, vm := range vms {
 		for _, d := range vm.Disks {
 			id := driver.VolumeID("vol-" + vm.Name + "-" + d.Device)
@@ -62,6 +65,7 @@ func twoArrays(t *testing.T, armers bool) *world {
 	first, other := online("db"), offline("legacy")
 	w := newMortalWorld(t, first, other)
 	w.armers, w.second = armers, newFakeArray(t)
+	w.second.devices = w.hosts
 	for id, v := range w.array.volumes {
 		if id != "vol-db-vda" {
 			w.second.volumes[id] = v
@@ -108,7 +112,7 @@ func (w *world) engine(j journal.Journal) *engine.Engine {
 	}
 	e, err := engine.New(engine.Config{
 		Journal: j, Writers: []writerI{w.writer}, Arrays: all,
-		Publisher: w.luns, Recoverer: w.views, Tracer: w.tracer, UndoRetry: time.Millisecond,
+		Publisher: w.luns, Recoverer: w.views, Attachments: w.hosts, Tracer: w.tracer, UndoRetry: time.Millisecond,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -142,8 +146,26 @@ func (w *world) left() []string {
 		out = append(out, "LUN "+n)
 	}
 	w.luns.mu.Unlock()
+	if !w.served() { // else they are the host's own affair
+		for _, naa := range w.hosts.all() {
+			out = append(out, "device of "+naa)
+		}
+	}
 	slices.Sort(out)
 	return out
+}
+
+// served reports whether there is a LUN.
+func (w *world) served() bool {
+	w.luns.mu.Lock()
+	n := len(w.luns.up)
+	w.luns.mu.Unlock()
+	for _, a := range w.arrays() {
+		a.mu.Lock()
+		n += len(a.exposed)
+		a.mu.Unlock()
+	}
+	return n > 0
 }
 
 func (w *world) wantNothingLeft() {
@@ -251,18 +273,26 @@ func (v *fakeViews) Stop(_ context.Context, name string) error {
 type fakeLUNs struct {
 	mu sync.Mutex
 	up map[string]engine.Publication
+
+	devices *fakeDevices
 }
 
 func (l *fakeLUNs) Publish(_ context.Context, p engine.Publication) (driver.Path, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.up[p.Name] = p
+	l.devices.seen(p.Identity.NAAString())
 	return driver.Path{Portals: []string{"127.0.0.1:3260"}, IQN: "iqn.2026-01.org.example:a", LUN: 9, Identity: p.Identity, Writable: p.Writable}, nil
 }
 
 func (l *fakeLUNs) Withdraw(_ context.Context, name string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if p, up := l.up[name]; up {
+		if err := l.devices.mayGo(p.Identity.NAAString()); err != nil {
+			return err
+		}
+	}
 	delete(l.up, name)
 	return nil
 }

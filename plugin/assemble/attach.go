@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,7 +40,11 @@ func (attacher) Attach(ctx context.Context, o cli.AttachOptions) (cli.Attachment
 			paths[i] = absolute(p)
 		}
 	}
+	var err error
 	o.Sources.Paths = paths
+	if o.Sources.Login.Identities, err = identities(ctx, o.Sources); err != nil {
+		return cli.Attachment{}, err
+	}
 	if o.Overlay != "" {
 		o.Overlay = absolute(o.Overlay)
 	}
@@ -47,9 +52,9 @@ func (attacher) Attach(ctx context.Context, o cli.AttachOptions) (cli.Attachment
 	if err != nil {
 		return cli.Attachment{}, err
 	}
-	r := attach.Request{Source: strings.Join(paths, " "), Open: what, Writable: o.Writable, Method: attach.Method(o.Method)}
+	r := attach.Request{Source: strings.Join(paths, " "), Open: what, LUNs: slices.Sorted(maps.Values(o.Sources.Login.Identities)), Writable: o.Writable, Method: attach.Method(o.Method)}
 	if len(paths) == 1 && isLUN(paths[0]) && o.Volume == "" && !o.Recover && o.Method != string(attach.NBD) && o.Method != string(attach.FUSE) {
-		if r.LUN, err = hostLUN(ctx, o); err != nil {
+		if r.LUN, err = hostLUN(o); err != nil {
 			return cli.Attachment{}, err
 		}
 	}
@@ -68,6 +73,27 @@ func (attacher) Attach(ctx context.Context, o cli.AttachOptions) (cli.Attachment
 		a.Warning = strings.TrimPrefix(a.Warning+"; "+err.Error(), "; ")
 	}
 	return attachment(a), nil
+}
+
+// identities asks LUNs who they are, by their URLs. It is asked before anything
+// is attached: what is recorded of an attachment from its first moment says
+// whose LUNs it stands on, and no other LUN can come in their place later.
+func identities(ctx context.Context, from cli.LUNSources) (map[string]string, error) {
+	ids := map[string]string{}
+	for _, p := range from.Paths {
+		if !isLUN(p) {
+			continue
+		}
+		d, err := openLUN(ctx, p, from.Login, false)
+		if err != nil {
+			return nil, err
+		}
+		ids[p] = d.ID()
+		if err := d.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
 }
 
 // Detach implements cli.Attach.
@@ -267,8 +293,8 @@ func (c closing) Close() error { return c() }
 var _ io.Closer = closing(nil)
 
 // hostLUN is a LUN as the host's own initiator reaches it, nil where Auto leaves
-// it to ours. Who it is, is asked before the kernel is told of it.
-func hostLUN(ctx context.Context, o cli.AttachOptions) (*attach.LUN, error) {
+// it to ours.
+func hostLUN(o cli.AttachOptions) (*attach.LUN, error) {
 	asked := o.Method == string(attach.ISCSI)
 	if err := attach.Supports(attach.ISCSI); err != nil {
 		if asked {
@@ -293,17 +319,9 @@ func hostLUN(ctx context.Context, o cli.AttachOptions) (*attach.LUN, error) {
 			return nil, usage("--src-initiator %s: the host's own initiator logs in as %s", login.Initiator, name)
 		}
 	}
-	d, err := openLUN(ctx, o.Sources.Paths[0], login, false)
-	if err != nil {
-		return nil, err
-	}
-	id := d.ID()
-	if err := d.Close(); err != nil {
-		return nil, err
-	}
 	return &attach.LUN{
 		Target: string(u.Target), Portals: append([]string{u.Portal}, o.Portals...), Number: u.LUN,
 		User: u.User, Secret: login.Secret, MutualUser: login.MutualUser, MutualSecret: login.MutualSecret,
-		Identity: id, Identify: initiator.Identify,
+		Identity: login.Identities[o.Sources.Paths[0]], Identify: initiator.Identify,
 	}, nil
 }

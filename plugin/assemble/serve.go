@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/cleave-san/cleave/lun/attach"
 	"github.com/cleave-san/cleave/orchestrator"
 	"github.com/cleave-san/cleave/orchestrator/engine"
 	"github.com/cleave-san/cleave/orchestrator/journal"
@@ -90,13 +91,17 @@ func Service(ctx context.Context, c Config, release string, getenv func(string) 
 	if err != nil {
 		return nil, nil, err
 	}
+	attached, err := openAttachments(attach.Options{}, log)
+	if err != nil {
+		return nil, nil, err
+	}
 	j, err := journal.OpenBolt(filepath.Join(c.State, "journal.db"))
 	if err != nil {
 		return nil, nil, err
 	}
 	closers = append(closers, j.Close)
 	e, err := engine.New(engine.Config{
-		Journal: j, Writers: writers, Arrays: storage, Publisher: pub, Recoverer: recoverer, Tracer: tracer, Logger: log,
+		Journal: j, Writers: writers, Arrays: storage, Publisher: pub, Recoverer: recoverer, Attachments: attached, Tracer: tracer, Logger: log,
 	})
 	if err != nil {
 		return nil, nil, err

@@ -37,7 +37,7 @@ func openLUN(ctx context.Context, url string, login cli.LUNLogin, writable bool)
 	}
 	o := initiator.Options{
 		Portals: []string{u.Portal}, Target: u.Target, LUN: u.LUN, Initiator: login.Initiator,
-		ReadOnly: !writable, Recovery: lunRecovery, Timeout: lunRecovery,
+		Identity: login.Identities[url], ReadOnly: !writable, Recovery: lunRecovery, Timeout: lunRecovery,
 	}
 	if u.User != "" {
 		o.CHAP = &mask.Credentials{User: u.User, Secret: login.Secret, MutualUser: login.MutualUser, MutualSecret: login.MutualSecret}

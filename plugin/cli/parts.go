@@ -140,6 +140,8 @@ type LUNLogin struct {
 	Secret       []byte     // of the URL's user; in no message
 	MutualUser   string     // "": the target needn't prove itself
 	MutualSecret []byte     // in no message
+	// Identities are who the LUNs at URLs must be; at others, whoever is there.
+	Identities map[string]string
 }
 
 // Disks is what is on devices that belong together.

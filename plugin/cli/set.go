@@ -158,7 +158,7 @@ func splitTable(splits []orchestrator.Split) table {
 }
 
 func lunTable(luns []orchestrator.LUN) table {
-	t := table{head: []string{"LUN", "CONTENT", "URL", "ACCESS", "+NAA", "+NBD"}}
+	t := table{head: []string{"LUN", "CONTENT", "URL", "ACCESS", "+NAA", "+NBD", "+DEVICES"}}
 	for _, l := range luns {
 		content, access := "dirty split", "read-only"
 		if l.Clean {
@@ -170,7 +170,7 @@ func lunTable(luns []orchestrator.LUN) table {
 		if len(l.Portals) == 0 {
 			access = "seen by nobody"
 		}
-		t.add(l.Name, content, iscsiURL(l), access, l.NAA, nbdURL(l))
+		t.add(l.Name, content, iscsiURL(l), access, l.NAA, nbdURL(l), strings.Join(l.Devices, ","))
 	}
 	return t
 }

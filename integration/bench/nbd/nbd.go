@@ -166,24 +166,13 @@ type server struct {
 
 func (s *server) url() string { return "nbd+unix:///?socket=" + url.QueryEscape(s.socket) }
 
-// cpu is the processor time that the server has used, in seconds, to 10 ms.
+// cpu is the processor time that the server has used, in seconds.
 func (s *server) cpu() (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.process.Process.Pid))
+	used, err := bench.CPU(s.process.Process.Pid)
 	if err != nil {
-		return 0, fmt.Errorf("%s has ended: %w", s.name, err)
+		return 0, fmt.Errorf("%s: %w", s.name, err)
 	}
-	// proc(5): after the name in brackets comes field 3; 14 and 15 are ticks.
-	_, rest, _ := strings.Cut(string(b), ") ")
-	f := strings.Fields(rest)
-	if len(f) < 13 {
-		return 0, fmt.Errorf("%s: stat is %.100q", s.name, b)
-	}
-	user, err := strconv.Atoi(f[11])
-	if err != nil {
-		return 0, err
-	}
-	system, err := strconv.Atoi(f[12])
-	return float64(user+system) / 100, err
+	return used, nil
 }
 
 // servers are both, each started when it is first needed.
