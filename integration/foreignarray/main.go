@@ -32,7 +32,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -158,22 +157,15 @@ func copyFile(to, from string) error {
 	return errors.Join(err, dst.Close())
 }
 
-// listens waits until somebody listens on a port. It does not connect: gotgt now
-// and then resets the connection after one that said nothing.
+// listens waits until a port answers.
 func listens(ctx context.Context, port int) error {
-	// proc_net_tcp(5): local address, remote address, state 0A for listening.
-	mark := fmt.Sprintf(":%04X 00000000000000000000000000000000:0000 0A ", port)
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		b, err := os.ReadFile("/proc/self/net/tcp6")
-		switch {
-		case err != nil:
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			return c.Close()
+		}
+		if ctx.Err() != nil || time.Now().After(end) {
 			return err
-		case strings.Contains(string(b), mark):
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case time.Now().After(end):
-			return fmt.Errorf("nobody listens on port %d", port)
 		}
 	}
 }

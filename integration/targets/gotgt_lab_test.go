@@ -53,7 +53,17 @@ func newForeign(t *testing.T, volume string, copies int) *foreign {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	// Pdeathsig is sent when the thread that started it ends, and dial ends
+	// threads: it is started by one that stays.
+	started, over := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		started <- cmd.Start()
+		<-over
+	}()
+	t.Cleanup(func() { close(over) })
+	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
