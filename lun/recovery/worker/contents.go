@@ -78,7 +78,7 @@ func Open(ctx context.Context, s Spec, volumes ...string) (_ *Contents, err erro
 
 // launchServer starts a worker that serves on a socket without a name, until
 // the process is ended, and returns the socket and the worker's first answer.
-func launchServer(ctx context.Context, m mode, s Spec, c config) (p *process, socket *os.File, rep *reply, err error) {
+func launchServer(ctx context.Context, m mode, s Spec, c config) (p *child, socket *os.File, rep *reply, err error) {
 	s.defaults()
 	s.Detachable = false
 	if err := s.check(); err != nil {

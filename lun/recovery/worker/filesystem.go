@@ -22,7 +22,7 @@ type FileSystem struct {
 	Volume string
 	*remote.Client
 
-	p      *process
+	p      *child
 	socket *os.File
 }
 
