@@ -65,10 +65,12 @@ func (c *conn) serve(owed int) (int, bool) {
 	s := c.srv
 	s.workers.Add(1)
 	defer s.workerDone()
+	// Locked first: whoever is relieved before it has the lock would work on what
+	// the next reader keeps, and forget it.
+	c.mu.Lock()
 	turn := c.turn.Add(1)
 	s.relief.wake()
 	begun := time.Now()
-	c.mu.Lock()
 	for i := 0; i < len(c.kept); i++ {
 		n := c.kept[i]
 		if n.held {

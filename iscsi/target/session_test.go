@@ -348,6 +348,8 @@ func TestStorm(t *testing.T) {
 	if logins.Load() == 0 || changes.Load() == 0 {
 		t.Errorf("%d logins, %d changes", logins.Load(), changes.Load())
 	}
+	// A reset that arrived late would abort the next session's commands as well.
+	eventually(t, "the storm's sessions end", func() bool { return len(l.s.Sessions()) == 0 })
 	l.alive(0)
 }
 
