@@ -25,9 +25,9 @@ type party struct {
 	q *Queue
 }
 
-// served reports whether a caller has what he waits for.
+// served reports whether a caller has what he waits for, or needn't read for it.
 func (p party) served() bool {
-	return p.t != nil && p.t.tag.Load() == 0 || p.q != nil && p.q.any()
+	return p.t != nil && p.t.tag.Load() == 0 || p.q != nil && (p.q.late.Load() > 0 || p.q.any())
 }
 
 // await waits for the end of a command, as the leader if there is none.

@@ -1,6 +1,9 @@
 package initiator
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // Queue has many transfers of one Disk under way without a goroutine for each:
 // requests are started, Wait brings one that has ended. What is started between
@@ -35,6 +38,7 @@ type Queue struct {
 	aside   int      // requests that have a goroutine
 
 	bell chan struct{} // holds one token
+	late atomic.Int32  // requests that were answered, and that the writer has yet to put into done
 
 	mu     sync.Mutex
 	done   []*slot
@@ -206,12 +210,12 @@ func (q *Queue) ended(k *slot) bool {
 	return true
 }
 
-// more waits until something is in done. It reads for that where the session alone
-// has what is awaited, and nobody reads.
+// more waits until something is in done. It reads for that where only what the
+// target has yet to send can bring it, and nobody reads.
 func (q *Queue) more() {
 	q.beginPending()
 	s := q.s
-	if q.here > 0 && q.aside == 0 && s.toLead() {
+	if q.here > 0 && q.aside == 0 && q.late.Load() == 0 && s.toLead() {
 		s.leadFor(party{q: q})
 		return
 	}
@@ -273,9 +277,13 @@ func (q *Queue) ring(k *slot) {
 func (q *Queue) take(s *session, t *task) {
 	k := t.slot
 	k.first.n, k.first.err = t.result()
+	late := t.late
 	s.put(t)
 	if k.write {
 		q.d.part.RUnlock()
 	}
 	q.ring(k)
+	if late {
+		q.late.Add(-1)
+	}
 }

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cleave-san/cleave/iscsi/pdu"
 	"github.com/cleave-san/cleave/iscsi/target"
@@ -220,6 +223,54 @@ func TestQueueLeftAlone(t *testing.T) {
 		if e, ok := q.Wait(); !ok || e.Err != nil {
 			t.Errorf("%+v %t", e, ok)
 		}
+	}
+}
+
+// A write that is answered while its data is still being sent ends with that: who
+// waits for it doesn't wait for the target to say more.
+func TestQueueAnsweredEarly(t *testing.T) {
+	p := newPeer(t)
+	goOn := make(chan bool)
+	p.onCommand(func(c *peerConn, h *pdu.Header, _ []byte) bool {
+		switch {
+		case h.Opcode() == pdu.OpDataOut:
+			return true
+		case h.Opcode() != pdu.OpSCSICommand || h.CDB()[0] != opWrite10:
+			return false
+		}
+		if err := c.nc.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+			t.Error(err)
+		}
+		ask := r2t(h, 0, 0, h.EDTL())
+		c.send(&ask, nil)
+		c.status(h, 0, nil)
+		<-goOn // meanwhile nobody takes the data
+		return true
+	})
+	p.replies = []pdu.Key{{Name: "InitialR2T", Value: "Yes"}, {Name: "ImmediateData", Value: "No"}, {Name: "MaxBurstLength", Value: "1048576"}}
+	o := p.options()
+	o.NopInterval = time.Hour
+	d := open(t, o)
+	if err := d.cur.Load().nc.raw.Control(func(fd uintptr) {
+		if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4096); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	q := d.NewQueue()
+	go func() {
+		defer close(goOn)
+		eventually(t, "an answer before its time", func() bool { return q.late.Load() == 1 })
+	}()
+	for _, size := range []int{1 << 20, 512} {
+		q.Write(make([]byte, size), 0, size)
+		if e, ok := q.Wait(); !ok || e.Err != nil || e.Tag != size {
+			t.Fatalf("%+v %t", e, ok)
+		}
+	}
+	if n := q.late.Load(); n != 0 {
+		t.Errorf("%d requests are late for ever", n)
 	}
 }
 

@@ -161,10 +161,13 @@ func (s *session) complete(t *task) error {
 	t.tag.Store(0)
 	if len(t.c.out) > 0 {
 		s.mu.Lock()
-		t.answered = true
-		wait := t.refs > 0
+		t.answered, t.late = true, t.refs > 0
+		if t.late && t.slot != nil {
+			t.slot.q.late.Add(1)
+		}
+		late := t.late
 		s.mu.Unlock()
-		if wait {
+		if late {
 			return nil // the writer completes it
 		}
 	}

@@ -161,7 +161,7 @@ func (s *session) take(c *command) *task {
 	}
 	t.c = *c
 	t.got, t.dataSN, t.r2tSN, t.asked = 0, 0, 0, 0
-	t.refs, t.answered, t.nsense, t.err = 0, false, 0, nil
+	t.refs, t.answered, t.late, t.nsense, t.err = 0, false, false, 0, nil
 	t.since = s.now.Load()
 	s.started = t.since
 	t.tag.Store(t.uses<<indexBits | t.index)

@@ -35,6 +35,7 @@ type task struct {
 
 	refs     int  // PDUs with a part of out that are not sent, under session.mu
 	answered bool // under session.mu
+	late     bool // answered before the writer was done with out, under session.mu
 
 	response  uint8
 	status    scsi.Status
