@@ -238,7 +238,7 @@ func TestQueueAnsweredEarly(t *testing.T) {
 		case h.Opcode() != pdu.OpSCSICommand || h.CDB()[0] != opWrite10:
 			return false
 		}
-		if err := c.nc.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		if err := c.nc.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
 			t.Error(err)
 		}
 		ask := r2t(h, 0, 0, h.EDTL())
@@ -252,7 +252,7 @@ func TestQueueAnsweredEarly(t *testing.T) {
 	o.NopInterval = time.Hour
 	d := open(t, o)
 	if err := d.cur.Load().nc.raw.Control(func(fd uintptr) {
-		if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4096); err != nil {
+		if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 64<<10); err != nil {
 			t.Error(err)
 		}
 	}); err != nil {
