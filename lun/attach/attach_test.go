@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cleave-san/cleave/lun"
-	"github.com/cleave-san/cleave/lun/attach/fuse"
+	"github.com/cleave-san/cleave/lun/fuse"
 )
 
 // TestMain lets the test program be its own helper, and an attacher that is

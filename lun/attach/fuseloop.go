@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/cleave-san/cleave/lun/attach/fuse"
+	"github.com/cleave-san/cleave/lun/fuse"
 )
 
 // fuseLoop is a FUSE file with a loop device on it. The file is

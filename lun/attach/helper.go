@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cleave-san/cleave/lun"
-	"github.com/cleave-san/cleave/lun/attach/fuse"
+	"github.com/cleave-san/cleave/lun/fuse"
 	"github.com/cleave-san/cleave/lun/nbd"
 	"github.com/cleave-san/cleave/lun/process"
 )

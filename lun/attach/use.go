@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cleave-san/cleave/lun/attach/fuse"
+	"github.com/cleave-san/cleave/lun/fuse"
 )
 
 // openerPatience is for how long somebody may have a device open that is to be

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
 	"github.com/cleave-san/cleave/lun/attach"
+	"github.com/cleave-san/cleave/lun/mount"
 	"github.com/cleave-san/cleave/lun/recovery/worker"
 	"github.com/cleave-san/cleave/orchestrator/writer/guard"
 	"github.com/cleave-san/cleave/plugin/api"
@@ -33,6 +34,8 @@ func Parts(release string, getenv func(string) string) cli.Parts {
 		Confinement:    confinement,
 		OpenDisks:      openDisks,
 		OpenFiles:      openFiles,
+		Mount:          mountFiles,
+		Unmount:        unmountFiles,
 		RecoverInPlace: recoverInPlace,
 		CopyDisk:       copyDisk,
 		ServeLUNs:      serveLUNs,
@@ -56,6 +59,8 @@ func Hidden(args []string, in io.Reader, out, errs io.Writer) (code int, hidden 
 		return guard.Main(args[1:], in, out), true
 	case attach.Command:
 		return attach.Main(args[1:], in, out, errs, openAttached), true
+	case mount.Command:
+		return mount.Main(in, out, errs, openMounted), true
 	}
 	return 0, false
 }

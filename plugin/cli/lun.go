@@ -37,6 +37,9 @@ disk as its container keeps it in a snapshot of that name (qcow2). Among several
 	if a.parts.OpenFiles != nil {
 		c.AddCommand(a.lunLsCommand(), a.lunCpCommand())
 	}
+	if a.parts.Mount != nil {
+		c.AddCommand(a.lunMountCommand(), a.lunUmountCommand())
+	}
 	if a.parts.ServeLUNs != nil {
 		c.AddCommand(a.lunServeCommand())
 	}

@@ -43,6 +43,12 @@ type Parts struct {
 	// OpenFiles opens the file system in a volume, by the volume's name or UUID,
 	// in such a process, until the Files are closed.
 	OpenFiles func(ctx context.Context, s LUNSources, volume string) (Files, error)
+	// Mount shows the files of a volume in a directory until Unmount, or any
+	// unmount(8), by a process that outlives the caller. The warnings are about
+	// what is readable all the same. That nothing is mounted is success of
+	// Unmount.
+	Mount   func(ctx context.Context, o MountOptions) (warnings []string, err error)
+	Unmount func(dir string) error
 	// Confinement tries out what keeps such a process from everything else.
 	Confinement func(ctx context.Context) (Confinement, error)
 	// RecoverInPlace puts volumes on sources back to their snapshots, in such a

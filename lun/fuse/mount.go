@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -24,6 +25,7 @@ type Mount struct {
 	fd       int
 	path     string
 	readOnly bool
+	shared   bool        // the kernel checks who may what
 	taken    atomic.Bool // fd is Serve's, or closed
 }
 
@@ -58,7 +60,11 @@ func NewMount(path string, readOnly bool) (*Mount, error) {
 // Close ends the connection and unmounts. Whoever still uses the file gets errors,
 // and Serve returns.
 func (m *Mount) Close() error {
-	err := errors.Join(Abort(m.Connection), Unmount(m.path))
+	err := Abort(m.Connection)
+	if errors.Is(err, unix.EPERM) {
+		err = nil // an ordinary user: the end of the process does it
+	}
+	err = errors.Join(err, Unmount(m.path))
 	if !m.taken.Swap(true) {
 		err = errors.Join(err, unix.Close(m.fd))
 	}
@@ -68,6 +74,9 @@ func (m *Mount) Close() error {
 // Unmount takes a mount away at once, whether it is in use or not. None there is
 // success.
 func Unmount(path string) error {
+	if os.Geteuid() != 0 {
+		return fusermountOff(path, "-z")
+	}
 	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -88,28 +97,49 @@ func Mounted(path string) (bool, error) {
 // minor of its device (fs/fuse/control.c). Asking the file itself would wait
 // for an answer that nobody gives yet.
 func connectionAt(path string) (uint32, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	w, err := mountinfo(path)
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close()
-	number, found := uint64(0), false
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		// proc_pid_mountinfo(5): ID, parent, major:minor, root, mount point.
-		w := strings.Fields(lines.Text())
-		if len(w) < 5 || Unescape(w[4]) != path {
-			continue
-		}
-		_, text, _ := strings.Cut(w[2], ":")
-		if number, err = strconv.ParseUint(text, 10, 32); err != nil {
-			return 0, fmt.Errorf("mountinfo of %s: %w", path, err)
-		}
-		found = true // the last is the uppermost
-	}
-	if !found {
+	if w == nil {
 		return 0, fmt.Errorf("%s is not among the mounts: %w", path, fs.ErrNotExist)
 	}
+	_, text, _ := strings.Cut(w[2], ":")
+	number, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("mountinfo of %s: %w", path, err)
+	}
 	return uint32(number), nil
+}
+
+// mountAt is the type of what is mounted at path.
+func mountAt(path string) (system string, found bool, err error) {
+	w, err := mountinfo(path)
+	if err != nil || w == nil {
+		return "", false, err
+	}
+	if i := slices.Index(w, "-"); i > 0 && i+1 < len(w) {
+		system = w[i+1]
+	}
+	return system, true, nil
+}
+
+// mountinfo are the fields of the uppermost mount at path, nil if there is none.
+func mountinfo(path string) (found []string, err error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		// proc_pid_mountinfo(5): ID, parent, major:minor, root, mount point, …, "-", type.
+		if w := strings.Fields(lines.Text()); len(w) >= 5 && Unescape(w[4]) == path {
+			found = w // the last is the uppermost
+		}
+	}
+	return found, lines.Err()
 }
 
 // Unescape undoes the octal escapes of a path in mountinfo.

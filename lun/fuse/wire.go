@@ -14,20 +14,29 @@ import (
 type opcode uint32
 
 const (
+	opLookup      opcode = 1
 	opForget      opcode = 2
 	opGetattr     opcode = 3
+	opReadlink    opcode = 5
 	opOpen        opcode = 14
 	opRead        opcode = 15
 	opWrite       opcode = 16
 	opStatfs      opcode = 17
 	opRelease     opcode = 18
 	opFsync       opcode = 20
+	opGetxattr    opcode = 22
+	opListxattr   opcode = 23
 	opFlush       opcode = 25
 	opInit        opcode = 26
+	opOpendir     opcode = 27
+	opReaddir     opcode = 28
+	opReleasedir  opcode = 29
 	opInterrupt   opcode = 36
 	opDestroy     opcode = 38
 	opBatchForget opcode = 42
 	opFallocate   opcode = 43
+	opReaddirPlus opcode = 44
+	opLseek       opcode = 46
 )
 
 // Sizes of fixed parts, in bytes.
@@ -44,6 +53,17 @@ const (
 	openOut     = 16
 	writeOut    = 8
 	statfsOut   = 80
+	entryOut    = 128
+	attrSize    = 88
+	dirent      = 24 // before the name
+	getxattrIn  = 8
+	getxattrOut = 8
+	forgetIn    = 8
+	forgetsIn   = 8
+	forgetOne   = 16
+	releaseIn   = 24
+	lseekIn     = 24
+	lseekOut    = 8
 )
 
 // Protocol version: what is spoken here is in all kernels since 3.x with these
@@ -60,8 +80,14 @@ const (
 	flagAsyncRead    = 1 << 0
 	flagBigWrites    = 1 << 5
 	flagAsyncDIO     = 1 << 15
+	flagReaddirPlus  = 1 << 13
+	flagParallelDirs = 1 << 18
+	flagPosixACL     = 1 << 20
 	flagMaxPages     = 1 << 22
+	flagSymlinks     = 1 << 23
 	openDirectIO     = 1 << 0
+	openKeepCache    = 1 << 1
+	openCacheDir     = 1 << 3
 	openParallelDIO  = 1 << 6
 	fallocKeepSize   = 0x01
 	fallocPunchHole  = 0x02
@@ -95,7 +121,7 @@ func decode(b []byte) (r request, err error) {
 	switch r.op {
 	case opInit:
 		least = initIn
-	case opRead:
+	case opRead, opReaddir, opReaddirPlus:
 		least = readIn
 	case opWrite:
 		least = writeIn
@@ -103,6 +129,16 @@ func decode(b []byte) (r request, err error) {
 		least = fsyncIn
 	case opFallocate:
 		least = fallocateIn
+	case opForget:
+		least = forgetIn
+	case opBatchForget:
+		least = forgetsIn
+	case opGetxattr, opListxattr:
+		least = getxattrIn
+	case opRelease, opReleasedir:
+		least = releaseIn
+	case opLseek:
+		least = lseekIn
 	}
 	if len(r.body) < least {
 		return r, fmt.Errorf("%w: request %d with %d bytes", errShort, r.op, len(r.body))

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,7 +82,7 @@ func ask(op opcode, words ...uint64) []byte {
 
 func newServer(t testing.TB, readOnly bool) *server {
 	return &server{dev: &memory{t: t, b: make([]byte, 64<<10)}, size: 64 << 10, block: 512, readOnly: readOnly,
-		log: slog.New(slog.DiscardHandler), busy: make([]atomic.Int64, 4)}
+		log: slog.New(slog.DiscardHandler), depth: 4}
 }
 
 // carry has a server carry a request out as if the kernel had sent it.
