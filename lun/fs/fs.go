@@ -138,6 +138,9 @@ type Stat struct {
 	Allocated int64
 	// Major and Minor are of a device.
 	Major, Minor uint32
+	// NoXattrs says that Xattrs has nothing to tell, where Stat sees that at no
+	// cost. False means nothing.
+	NoXattrs bool
 	// Times are zero where they aren't recorded.
 	Modified, Changed, Accessed, Born time.Time
 }

@@ -103,7 +103,7 @@ func FuzzTreeRequest(f *testing.F) {
 	f.Add(ask(opReadlink), ask(opStatfs))
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		tree := newTree(small{}, Options{Depth: 4, Log: slog.New(slog.DiscardHandler)}, false)
-		tree.nodes.know(smallFile)
+		tree.nodes.know(smallFile, fs.Stat{})
 		for _, b := range [][]byte{first, second} {
 			if len(b) < 4 || len(b) > inHeader+writeIn+maxIO {
 				return

@@ -18,21 +18,22 @@ type nodes struct {
 type known struct {
 	ref   fs.Ref
 	times uint64 // that it was told
+	bare  bool   // it has no attributes
 }
 
 func newNodes(root fs.Ref) nodes {
-	return nodes{byRef: map[fs.Ref]uint64{root: rootNode}, byNode: map[uint64]known{rootNode: {root, 1}}, last: rootNode}
+	return nodes{byRef: map[fs.Ref]uint64{root: rootNode}, byNode: map[uint64]known{rootNode: {ref: root, times: 1}}, last: rootNode}
 }
 
-func (n *nodes) ref(node uint64) (fs.Ref, bool) {
+func (n *nodes) get(node uint64) (known, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	k, ok := n.byNode[node]
-	return k.ref, ok
+	return k, ok
 }
 
 // know counts that the kernel is told of a file.
-func (n *nodes) know(ref fs.Ref) uint64 {
+func (n *nodes) know(ref fs.Ref, st fs.Stat) uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	node, ok := n.byRef[ref]
@@ -42,7 +43,7 @@ func (n *nodes) know(ref fs.Ref) uint64 {
 		n.byRef[ref] = node
 	}
 	k := n.byNode[node]
-	n.byNode[node] = known{ref, k.times + 1}
+	n.byNode[node] = known{ref, k.times + 1, st.NoXattrs}
 	return node
 }
 

@@ -258,7 +258,7 @@ func (c *copier) describe(fd int, st fs.Stat) error {
 	if c.root {
 		errs = append(errs, wrap("owner", unix.Fchown(fd, int(st.UID), int(st.GID))))
 	}
-	errs = append(errs, c.f.Xattrs(st.Ref, func(name string, value []byte) error {
+	errs = append(errs, c.xattrs(st, func(name string, value []byte) error {
 		return wrap(fmt.Sprintf("attribute %.100q", name), unix.Fsetxattr(fd, name, value, 0))
 	}))
 	errs = append(errs, wrap("mode", unix.Fchmod(fd, uint32(st.Mode))))
@@ -274,7 +274,7 @@ func (c *copier) describeAt(at int, name string, st fs.Stat) error {
 		errs = append(errs, wrap("owner", unix.Fchownat(at, name, int(st.UID), int(st.GID), unix.AT_SYMLINK_NOFOLLOW)))
 	}
 	path := fmt.Sprintf("/proc/self/fd/%d/%s", at, name)
-	errs = append(errs, c.f.Xattrs(st.Ref, func(name string, value []byte) error {
+	errs = append(errs, c.xattrs(st, func(name string, value []byte) error {
 		return wrap(fmt.Sprintf("attribute %.100q", name), unix.Lsetxattr(path, name, value, 0))
 	}))
 	if st.Type != fs.Symlink {
@@ -282,6 +282,13 @@ func (c *copier) describeAt(at int, name string, st fs.Stat) error {
 	}
 	errs = append(errs, wrap("times", unix.UtimesNanoAt(at, name, times(st), unix.AT_SYMLINK_NOFOLLOW)))
 	return errors.Join(errs...)
+}
+
+func (c *copier) xattrs(st fs.Stat, fn func(name string, value []byte) error) error {
+	if st.NoXattrs {
+		return nil
+	}
+	return c.f.Xattrs(st.Ref, fn)
 }
 
 func times(st fs.Stat) []unix.Timespec {

@@ -161,6 +161,7 @@ func (f *FS) Stat(r fs.Ref) (fs.Stat, error) {
 		UID:      uint32(le.Uint16(b[2:])) | uint32(le.Uint16(b[0x78:]))<<16,
 		GID:      uint32(le.Uint16(b[0x18:])) | uint32(le.Uint16(b[0x7A:]))<<16,
 		Modified: n.time(0x10, 0x88), Changed: n.time(0xC, 0x84), Accessed: n.time(8, 0x8C), Born: n.time(0x90, 0x94),
+		NoXattrs: n.acl == 0 && !f.holdsXattrs(n),
 	}
 	switch st.Type {
 	case fs.Unknown:

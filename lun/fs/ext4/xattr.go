@@ -77,10 +77,16 @@ func (f *FS) inline(n *inode) ([]byte, error) {
 	return b[:min(int64(len(b)), n.size)], nil
 }
 
+// holdsXattrs reports whether attributes may be in the inode itself.
+func (f *FS) holdsXattrs(n *inode) bool {
+	from := 128 + n.extra
+	return f.s.inodeSize > 128 && from+4 <= f.s.inodeSize && le.Uint32(n.raw[from:]) == xattrMagic
+}
+
 // xattrs calls fn for the attributes in the inode, then those in its block.
 func (f *FS) xattrs(n *inode, fn func(xattr) error) error {
-	if from := 128 + n.extra; f.s.inodeSize > 128 && from+4 <= f.s.inodeSize && le.Uint32(n.raw[from:]) == xattrMagic {
-		b := n.raw[from+4:]
+	if f.holdsXattrs(n) {
+		b := n.raw[128+n.extra+4:]
 		if err := f.xattrList(n, b, b, fn); err != nil {
 			return err
 		}

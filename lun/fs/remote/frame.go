@@ -88,10 +88,17 @@ func putTime(b []byte, t time.Time) []byte {
 	return binary.AppendUvarint(binary.AppendVarint(append(b, 1), t.Unix()), uint64(t.Nanosecond()))
 }
 
+func bit(is bool) uint64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
 func putStat(b []byte, st fs.Stat) []byte {
 	b = putRef(b, st.Ref)
 	for _, v := range []uint64{uint64(st.Type), uint64(st.Mode), uint64(st.UID), uint64(st.GID), uint64(st.Links), uint64(st.Size),
-		uint64(st.Allocated), uint64(st.Major), uint64(st.Minor)} {
+		uint64(st.Allocated), uint64(st.Major), uint64(st.Minor), bit(st.NoXattrs)} {
 		b = binary.AppendUvarint(b, v)
 	}
 	for _, t := range []time.Time{st.Modified, st.Changed, st.Accessed, st.Born} {
@@ -159,6 +166,7 @@ func (f *fields) stat() fs.Stat {
 	return fs.Stat{
 		Ref: f.ref(), Type: fs.Type(f.number()), Mode: uint16(f.number()) & 0o7777, UID: uint32(f.number()), GID: uint32(f.number()),
 		Links: uint32(f.number()), Size: f.size(), Allocated: int64(f.number()), Major: uint32(f.number()), Minor: uint32(f.number()),
+		NoXattrs: f.number() != 0,
 		Modified: f.time(), Changed: f.time(), Accessed: f.time(), Born: f.time(),
 	}
 }
