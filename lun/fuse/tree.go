@@ -136,10 +136,10 @@ func (t *tree) about(r request, ref fs.Ref, buf []byte) ([]byte, error) {
 // errno is what the kernel is told of an error. One of a damaged file system is
 // logged, once.
 func (t *tree) errno(err error) unix.Errno {
-	var e unix.Errno
-	switch {
-	case errors.As(err, &e):
+	if e, ours := err.(unix.Errno); ours { // not one that is wrapped: of the worker's connection, say
 		return e
+	}
+	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return unix.ENOENT
 	case errors.Is(err, fs.ErrNotDir):
