@@ -185,6 +185,9 @@ type Extent struct {
 	// opened on, in bytes: of data that only a journal holds, the place
 	// in the journal.
 	Device int64
+	// Shared says that these bytes of the device are not this file's alone: a
+	// log holds them, or other files have them too. They must not be written to.
+	Shared bool
 }
 
 // Info describes a file system.

@@ -66,6 +66,13 @@ func (c *Contents) enter(d *Disk) error {
 		return fmt.Errorf("%w: %w", ErrNotFound, err)
 	case err != nil:
 		return err
+	case d.Format != "" && (v == nil || v.Info().Format != d.Format):
+		got := "raw"
+		if v != nil {
+			got = v.Info().Format
+			c.opened = append(c.opened, v)
+		}
+		return &lun.FormatError{Format: d.Format, Field: "signature", Value: got, Reason: "it is of another format than its hypervisor says"}
 	case v == nil && d.Snapshot != "":
 		return fmt.Errorf("%w: %w as %.80q: the disk is raw", ErrNotFound, vdisk.ErrNoSnapshot, d.Snapshot)
 	case v == nil:

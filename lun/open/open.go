@@ -48,6 +48,9 @@ type Source struct {
 	// disks of guests, which could write the first bytes of a container
 	// themselves.
 	Containers bool
+	// Format is the one format that the container must be of, as in Info.Format;
+	// "" is any. It is for whoever knows by what format a guest writes to it.
+	Format string
 	// Files opens the further files of a container: parents, extents, an
 	// external data file. nil opens none.
 	Files vdisk.Resolver
@@ -71,6 +74,9 @@ type Disk struct {
 	file   lun.Device // the container itself
 	damage error      // why it can't be read
 }
+
+// Unreadable says why the disk has no content; nil if it has.
+func (d *Disk) Unreadable() error { return d.damage }
 
 // Contents is what the sources hold together.
 type Contents struct {

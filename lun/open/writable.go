@@ -28,9 +28,10 @@ func (e *NotWritableError) Unwrap() error { return e.Err }
 // CheckWritable asks, before anything is written, whether Device takes writes to
 // all of the extents, and writes nothing. What it would refuse is counted in a
 // *NotWritableError; any other error is of reading the container's tables. A
-// disk that is no container has room for every block.
+// disk that is no container has room for every block, unless it is a file on a
+// host's volume.
 func (d *Disk) CheckWritable(extents []lun.Extent) error {
-	v, ok := d.Device.(vdisk.Disk)
+	v, ok := d.Device.(vdisk.Writabler)
 	if !ok {
 		return nil
 	}

@@ -17,6 +17,8 @@ type ViewOptions struct {
 	// Snapshots to recover, by UUID or name ("vg/snap"), at most one per
 	// volume. Empty: every volume that has exactly one.
 	Snapshots []string
+	// AsItIs recovers nothing.
+	AsItIs bool
 	// Dir is where the overlay keeps what is written to the view; "" is the
 	// system's directory for temporary files.
 	Dir string
@@ -83,9 +85,12 @@ type View struct {
 //
 // The sources must stay open, and must not change, until Close.
 func OpenView(ctx context.Context, c *open.Contents, o ViewOptions) (*View, error) {
-	picks, err := choose(c, o.Snapshots)
-	if err != nil {
-		return nil, err
+	var picks []chosen
+	if !o.AsItIs {
+		var err error
+		if picks, err = choose(c, o.Snapshots); err != nil {
+			return nil, err
+		}
 	}
 	v := &View{}
 	disks := make(map[*lvm2.PV]*merged)

@@ -28,6 +28,21 @@ type Disk interface {
 	Writable(off, n int64) error
 }
 
+// Writabler is a device that does not take writes everywhere: a file whose blocks
+// are not all its own. Writable is as in Disk.
+type Writabler interface {
+	Writable(off, n int64) error
+}
+
+// Writable asks a device that lies under a disk whether it takes a write. One that
+// is no Writabler does.
+func Writable(d lun.Device, off, n int64) error {
+	if w, ok := d.(Writabler); ok {
+		return w.Writable(off, n)
+	}
+	return lun.CheckRange(off, n, d.Size())
+}
+
 // Info describes a container. Sizes are bytes.
 type Info struct {
 	Format  string // "raw", "qcow2", "vhd", "vhdx", "vmdk"

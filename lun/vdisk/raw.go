@@ -41,7 +41,7 @@ func (r *raw) Writable(off, n int64) error {
 	if r.readOnly {
 		return lun.ErrReadOnly
 	}
-	return lun.CheckRange(off, n, r.Size())
+	return Writable(r.Device, off, n)
 }
 
 func (r *raw) Extents(off, n int64, fn func(lun.Extent) error) error {

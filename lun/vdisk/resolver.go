@@ -38,7 +38,7 @@ const maxName = 255
 // directory. It keeps nothing open between calls.
 func Folder(dir string) Resolver {
 	return ResolverFunc(func(name string, readOnly bool) (lun.Device, error) {
-		if err := plain(name); err != nil {
+		if err := Plain(name); err != nil {
 			return nil, err
 		}
 		root, err := os.OpenRoot(dir)
@@ -66,8 +66,9 @@ func Folder(dir string) Resolver {
 	})
 }
 
-// plain says why a name is no plain file name.
-func plain(name string) error {
+// Plain says why a name is no plain file name, as Folder and resolvers of other
+// folders demand; nil if it is one.
+func Plain(name string) error {
 	switch {
 	case name == "", name == ".", name == "..":
 		return errors.New("is no file name")

@@ -103,6 +103,7 @@ func (o *file) Extents(off, n int64, fn func(fs.Extent) error) error {
 			if e.Device, e.Len, encoded = o.f.view.Moved(at, same); encoded {
 				e.Kind, e.Device = fs.Encoded, 0
 			}
+			e.Shared = e.Kind == fs.Data && e.Device != at
 		}
 		if err := fn(e); err != nil {
 			return err

@@ -318,7 +318,8 @@ func (o *file) Extents(off, n int64, fn func(fs.Extent) error) error {
 			return binary.AppendUvarint(binary.AppendUvarint(b, uint64(off)), uint64(n))
 		}, func(f *fields) error {
 			for len(f.b) > 0 && !f.bad {
-				runs = append(runs, fs.Extent{Len: f.size(), Kind: fs.Kind(f.number()), Device: f.size()})
+				n, kind, at := f.size(), f.number(), f.size()
+				runs = append(runs, fs.Extent{Len: n, Kind: fs.Kind(kind &^ sharedBit), Device: at, Shared: kind&sharedBit != 0})
 			}
 			return nil
 		})

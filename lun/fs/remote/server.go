@@ -182,7 +182,7 @@ func (s *server) extents(b []byte, r fs.Ref, off, n int64) ([]byte, error) {
 		if count++; count > 4*batch {
 			return errFull
 		}
-		b = append(binary.AppendUvarint(b, uint64(e.Len)), byte(e.Kind))
+		b = append(binary.AppendUvarint(b, uint64(e.Len)), kindByte(e))
 		b = binary.AppendUvarint(b, uint64(e.Device))
 		return nil
 	})
@@ -190,4 +190,14 @@ func (s *server) extents(b []byte, r fs.Ref, off, n int64) ([]byte, error) {
 		err = nil
 	}
 	return b, err
+}
+
+// sharedBit is in the byte of an extent's kind: its bytes are shared.
+const sharedBit = 0x40
+
+func kindByte(e fs.Extent) byte {
+	if e.Shared {
+		return byte(e.Kind) | sharedBit
+	}
+	return byte(e.Kind)
 }

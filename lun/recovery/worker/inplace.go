@@ -55,7 +55,7 @@ func InPlace(ctx context.Context, s Spec, discardOthers bool, begin func(*Plan) 
 	}
 	defer p.end()
 	plan := rep.Plan
-	if plan == nil || len(plan.Rewritten) != len(s.Sources) {
+	if plan == nil || len(plan.Rewritten) != s.disks() {
 		return nil, errors.New("recovery worker's answer makes no sense: it has no plan for each device")
 	}
 	if err := begin(plan); err != nil {

@@ -79,7 +79,7 @@ func launch(m mode, s *Spec, c config, id uint32, extra []*os.File) (_ *child, e
 		files = append(files, theirs)
 		p.bases.Go(func() { p.serveFiles(ctx, s, conn, m == modeInPlace) })
 	}
-	c.Memory, c.Containers, c.Snapshot = s.Limits.Memory, s.Containers, s.ContainerSnapshot
+	c.Memory, c.Containers, c.Snapshot, c.Places = s.Limits.Memory, s.Containers, s.ContainerSnapshot, s.Places
 	line, err := json.Marshal(c)
 	if err != nil {
 		return nil, err
@@ -201,7 +201,7 @@ func (p *child) hand(ctx context.Context, src Source, cs *configSource, writable
 
 func arguments(m mode, s *Spec) []string {
 	cpu := int64(0)
-	if m == modeInspect || m == modeCheck || m == modeConfined {
+	if m == modeInspect || m == modeCheck || m == modeContainers || m == modeConfined {
 		cpu = max(1, int64(s.Limits.CPU/time.Second))
 	}
 	args := append([]string{}, s.Args...)

@@ -38,7 +38,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		m := mode(args[0])
 		if len(args) > 1 && args[1] == "confine" {
 			err = confine(args[2:])
-		} else if m == modeView || m == modeInspect || m == modeCheck || m == modeVolumes || m == modeFiles || m == modeInPlace || m == modeConfined {
+		} else if m == modeView || m == modeInspect || m == modeCheck || m == modeVolumes || m == modeFiles || m == modeContainers || m == modeInPlace || m == modeConfined {
 			err = serve(m, stdin, stdout)
 		}
 	}
@@ -129,11 +129,26 @@ func work(ctx context.Context, m mode, c config, begin <-chan struct{}, stdout i
 	if err != nil {
 		return err
 	}
+	if len(c.Places) > 0 {
+		host := open.NewHost(sources...)
+		defer host.Close()
+		if m == modeContainers {
+			return c.containers(ctx, host, stdout)
+		}
+		if sources, err = host.Disks(ctx, c.Places); err != nil {
+			return err
+		}
+	}
 	contents, err := open.Probe(ctx, sources...)
 	if err != nil {
 		return err
 	}
 	defer contents.Close()
+	for _, d := range contents.Disks { // else its container would be served for it
+		if err := d.Unreadable(); err != nil && len(c.Places) > 0 {
+			return fmt.Errorf("%s: %w", d.Name, err)
+		}
+	}
 	switch m {
 	case modeInspect:
 		r, err := recovery.Inspect(ctx, contents)
@@ -163,9 +178,13 @@ func work(ctx context.Context, m mode, c config, begin <-chan struct{}, stdout i
 	return fmt.Errorf("mode %q is not known", m)
 }
 
+// DirtyPrefix and an Export's name is the name of one more export, read-only: the
+// disk as the split has it.
+const DirtyPrefix = "dirty-"
+
 // view serves a recovered view until ctx ends.
 func (c *config) view(ctx context.Context, contents *open.Contents, stdout io.Writer) error {
-	o := recovery.ViewOptions{Snapshots: c.Snapshots, Limit: c.Limit, ReadOnly: c.ReadOnly, NewIdentity: c.Identity}
+	o := recovery.ViewOptions{AsItIs: c.NoRecovery, Snapshots: c.Snapshots, Limit: c.Limit, ReadOnly: c.ReadOnly, NewIdentity: c.Identity}
 	for _, fd := range c.OverlayFDs {
 		o.Files = append(o.Files, os.NewFile(uintptr(fd), "overlay"))
 	}
@@ -190,7 +209,8 @@ func (c *config) view(ctx context.Context, contents *open.Contents, stdout io.Wr
 		}
 		ready.Exports = append(ready.Exports, e)
 		exports = append(exports, nbd.Export{Name: e.Name, Device: d, ReadOnly: c.ReadOnly},
-			nbd.Export{Name: rewrittenPrefix + e.Name, Device: &rewrittenMap{view: v, device: i}, ReadOnly: true})
+			nbd.Export{Name: rewrittenPrefix + e.Name, Device: &rewrittenMap{view: v, device: i}, ReadOnly: true},
+			nbd.Export{Name: DirtyPrefix + e.Name, Device: contents.Disks[i].Device, ReadOnly: true})
 	}
 	return c.serve(ctx, exports, func() error { return say(stdout, reply{View: &ready}) })
 }

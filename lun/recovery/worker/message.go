@@ -34,6 +34,8 @@ const (
 	modeCheck   mode = "check"
 	modeVolumes mode = "volumes"
 	modeFiles   mode = "files"
+	// modeContainers looks at the containers of places.
+	modeContainers mode = "containers"
 	// modeConfined looks at nothing: it tries what no worker may do.
 	modeConfined mode = "confined"
 	modeInPlace  mode = "in-place"
@@ -57,6 +59,8 @@ type config struct {
 	Containers bool                `json:"containers,omitempty"`
 	Snapshot   string              `json:"containerSnapshot,omitempty"`
 	Discard    bool                `json:"discardOthers,omitempty"`
+	Places     []open.Place        `json:"places,omitempty"`
+	NoRecovery bool                `json:"noRecovery,omitempty"`
 }
 
 type configSource struct {
@@ -76,6 +80,8 @@ type reply struct {
 	Report   json.RawMessage    `json:"report,omitempty"`
 	Verdicts []recovery.Verdict `json:"verdicts,omitempty"`
 	Contents *found             `json:"contents,omitempty"`
+
+	Containers []Container `json:"containers,omitempty"`
 
 	Confinement *Confinement `json:"confinement,omitempty"`
 	Plan        *Plan        `json:"plan,omitempty"`

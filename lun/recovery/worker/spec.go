@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/cleave-san/cleave/lun/vdisk"
 )
@@ -37,6 +38,14 @@ type Spec struct {
 	// snapshot; see open.Source.
 	ContainerSnapshot string
 
+	// Places are the disks that are meant, where the sources are volumes of a host
+	// on which they lie; none where the sources are the disks. Containers is not
+	// for them: a place says which format its disk has.
+	Places []open.Place
+
+	// NoRecovery has Start show the disks as they are, whatever snapshots there
+	// are.
+	NoRecovery bool
 	// Snapshots chooses what Start recovers, by UUID; see
 	// recovery.ViewOptions.
 	Snapshots []string
@@ -96,6 +105,14 @@ func (s *Spec) check() error {
 		}
 	}
 	return nil
+}
+
+// disks is how many disks are meant.
+func (s *Spec) disks() int {
+	if len(s.Places) > 0 {
+		return len(s.Places)
+	}
+	return len(s.Sources)
 }
 
 // resolves reports whether any further file may be opened.

@@ -45,10 +45,10 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 	extra := []*os.File{lf}
 	c := config{
 		Snapshots: s.Snapshots, ListenFD: 3, Limit: s.OverlayLimit,
-		ReadOnly: s.ReadOnly, Detachable: s.Detachable, Identity: s.NewIdentity,
+		ReadOnly: s.ReadOnly, Detachable: s.Detachable, Identity: s.NewIdentity, NoRecovery: s.NoRecovery,
 	}
 	if !s.ReadOnly {
-		for range s.Sources {
+		for range s.disks() {
 			f, err := overlayFile(s.OverlayDir)
 			if err != nil {
 				for _, f := range extra {
@@ -68,11 +68,14 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if rep.View == nil || len(rep.View.Exports) != len(s.Sources) {
+	if rep.View == nil || len(rep.View.Exports) != s.disks() {
 		p.end()
 		return nil, errors.New("recovery worker's answer makes no sense: not one export for each device")
 	}
 	for i, e := range rep.View.Exports {
+		if len(s.Places) > 0 {
+			break // of these only the worker knows the sizes
+		}
 		// A view never changes a size, but for that of a container; who says so
 		// is not to be trusted.
 		if want := s.Sources[i].Device.Size(); e.Size != want && !s.Containers {

@@ -175,7 +175,7 @@ func (d *Disk) Writable(off, n int64) error {
 		if r.Kind != Own {
 			return fmt.Errorf("%s: byte %d of the disk: %w", d.c.Info.Format, at, vdisk.ErrNotAllocated)
 		}
-		return nil
+		return vdisk.Writable(r.Dev, r.Off, r.Len)
 	})
 }
 

@@ -41,7 +41,11 @@ func (d *disk) ours(r run, off int64) error {
 		return refuse("the cluster is not marked COPIED, so that a snapshot may share it")
 	case r.host+r.n > d.data.Size():
 		return refuse("the file ends inside the cluster")
-	case d.h.has(externalDataBit):
+	}
+	if err := vdisk.Writable(d.data, r.host, r.n); err != nil {
+		return err
+	}
+	if d.h.has(externalDataBit) {
 		return nil // no refcounts: the data file has a place of its own for every cluster
 	}
 	if err := d.loadGuard(); err != nil {
