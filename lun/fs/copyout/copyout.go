@@ -182,9 +182,11 @@ func (c *copier) directory(at int, name, path string, st fs.Stat) error {
 }
 
 func (c *copier) regular(at int, name string, st fs.Stat) (err error) {
-	src, err := c.f.Open(st.Ref)
-	if err != nil {
-		return err
+	var src fs.File
+	if st.Size != 0 { // an empty file costs the reader nothing more than its description
+		if src, err = c.f.Open(st.Ref); err != nil {
+			return err
+		}
 	}
 	fd, err := unix.Openat(at, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -192,8 +194,10 @@ func (c *copier) regular(at int, name string, st fs.Stat) (err error) {
 	}
 	dst := os.NewFile(uintptr(fd), name)
 	defer func() { err = errors.Join(err, dst.Close()) }()
-	if err := c.content(dst, src); err != nil {
-		return err
+	if src != nil {
+		if err := c.content(dst, src); err != nil {
+			return err
+		}
 	}
 	return c.describe(fd, st)
 }
