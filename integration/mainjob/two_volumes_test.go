@@ -37,8 +37,12 @@ func TestQuickDataAndWALOnTwoVolumes(t *testing.T) {
 	set, err = s.stage.Set(s.ctx, "snapshot", "expose", string(set.ID), "--writable", "--to", stage.ProofInitiator)
 	s.ok(err)
 	s.prove(set, label)
+	dev := s.useDevice(set)
 	_, err = s.stage.Cleave(s.ctx, "snapshot", "delete", string(set.ID))
 	s.ok(err)
+	if attached, err := s.stage.Cleave(s.ctx, "lun", "attached", "-o", "name"); err != nil || dev != "" && strings.Contains(attached, dev) {
+		s.Errorf("%s went with its set, but attached are %q, %v", dev, attached, err)
+	}
 	set, err = s.stage.Set(s.ctx, "snapshot", "show", string(set.ID))
 	s.ok(err)
 	if set.State != orchestrator.StateReleased {
