@@ -14,8 +14,8 @@ import (
 	"github.com/cleave-san/cleave/integration/stage"
 )
 
-// machine is a VM with a full kernel, udev with our rules, iscsid and multipathd,
-// and an array that it may log in to.
+// machine is a VM with a full kernel, udev, iscsid and multipathd, LVM that takes
+// volume groups up when their disks come, and an array that it may log in to.
 type machine struct {
 	*testing.T
 	ctx   context.Context
@@ -58,7 +58,10 @@ func newMachine(t *testing.T) *machine {
 	m.run(fmt.Sprintf(`set -e
 ls -l %[1]s
 ln -s %[1]s /usr/bin/cleave
-cleave lun udev-rules >/etc/udev/rules.d/59-cleave-attach.rules
+cat >/etc/lvm/lvm.conf <<END
+devices { use_devicesfile = 0 }
+global { event_activation = 1 }
+END
 /lib/systemd/systemd-udevd --daemon
 udevadm trigger --action=add
 udevadm settle -t 60
@@ -170,14 +173,40 @@ func (m *machine) leftAlone(dev string) {
 udevadm settle -t 60
 udevadm info -q property %[1]s >/run/props
 grep UDISKS_IGNORE=1 /run/props
-! dmsetup ls | grep vgx
+! dmsetup ls | grep vg
 b=$(basename $(readlink -f %[1]s))
 [ -z "$(ls /sys/block/$b/holders)" ] || { ls /sys/block/$b/holders; false; }`, dev))
+}
+
+// rules installs our rules for udev. Before that, the host takes up what is on
+// an attached device: so leftAlone can fail.
+func (m *machine) rules() {
+	m.Helper()
+	m.run("truncate -s 128M /run/taken.img")
+	attach := "cleave lun attach /run/taken.img --writable --method fuse -o name"
+	dev := m.run(attach)
+	m.run("set -e; pvcreate -q -y " + dev + "; vgcreate -q vgtaken " + dev + "; lvcreate -q -y -Wn -L 8M -n lv vgtaken; vgchange -an vgtaken; cleave lun detach " + dev)
+	dev = m.run(attach)
+	eventually(m.T, time.Minute, "LVM takes its volume group up where our rules are missing", func() error {
+		_, err := m.try("dmsetup ls | grep vgtaken")
+		return err
+	})
+	m.fails("cleave lun detach "+dev, "vgtaken")
+	m.run(`set -e
+vgchange -an vgtaken
+cleave lun detach ` + dev + `
+cleave lun udev-rules >/etc/udev/rules.d/59-cleave-attach.rules
+udevadm control --reload`)
+	dev = m.run(attach)
+	m.leftAlone(dev)
+	m.run("cleave lun detach " + dev)
+	m.nothingLeft()
 }
 
 // TestMethods is each method's life on a full kernel.
 func TestMethods(t *testing.T) {
 	m := newMachine(t)
+	m.rules()
 	m.fails("cleave doctor | grep 'udev rules'; false", "udev rules")
 	lun, err := m.stage.Disk(m.ctx, "data", "128MiB")
 	if err != nil {
