@@ -21,7 +21,7 @@ func (a *app) lunLsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ls SRC… VOLUME:PATH",
 		Short: "List files in a volume, without mounting it",
-		Long: `List a directory of the file system (ext2, ext3, ext4, btrfs) in a volume, or tell of a single file. A volume shows the files as they were when SRC
+		Long: `List a directory of the file system (ext2, ext3, ext4, xfs, btrfs) in a volume, or tell of a single file. A volume shows the files as they were when SRC
 was split off; its snapshot shows them as they were at the snapshot.
 
 Nothing is mounted: a process of its own, which may do nothing else, reads the file system. What a file system that was in use has only in its

@@ -1,0 +1,107 @@
+package xfs
+
+import (
+	"fmt"
+
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/fs"
+	"github.com/cleave-san/cleave/lun/fs/cached"
+)
+
+// cacheSize bounds the metadata that is kept, in bytes.
+const cacheSize = 16 << 20
+
+// FS is an XFS file system.
+type FS struct {
+	s    *super
+	dev  lun.Device
+	meta *cached.Reader
+	// unsummed leaves checksums out, for tests that change what is below them.
+	unsummed bool
+}
+
+var _ fs.FS = (*FS)(nil)
+
+// Open opens the file system that dev holds from its first byte on. The error is
+// lun.ErrNotFormat where there is none, fs.ErrDirty where its log is not clean,
+// and a *lun.FormatError where it is damaged or uses what isn't read.
+func Open(dev lun.Device) (*FS, error) { return open(dev, false) }
+
+func open(dev lun.Device, unsummed bool) (*FS, error) {
+	if dev.Size() < superSize {
+		return nil, lun.ErrNotFormat
+	}
+	f := &FS{dev: dev, meta: cached.New(dev, dev.Size(), cacheSize), unsummed: unsummed}
+	b := make([]byte, superSize)
+	if _, err := f.meta.ReadAt(b, 0); err != nil {
+		return nil, fmt.Errorf("xfs superblock: %w", err)
+	}
+	var err error
+	if f.s, err = parseSuper(b, dev.Size()); err != nil {
+		return nil, err
+	}
+	if f.s.v5 {
+		b := make([]byte, f.s.sector)
+		if _, err := f.meta.ReadAt(b, 0); err != nil {
+			return nil, fmt.Errorf("xfs superblock: %w", err)
+		}
+		if sum := le.Uint32(b[224:]); !unsummed && checksum(b, 224) != sum {
+			return nil, damaged(224, "sb_crc", sum, "the superblock's checksum is wrong: xfs_repair on a copy may find a backup of it")
+		}
+	}
+	if err := f.logClean(); err != nil {
+		return nil, err
+	}
+	root, err := f.inode(f.s.root)
+	if err != nil {
+		return nil, fmt.Errorf("xfs root: %w", err)
+	}
+	if root.kind() != fs.Directory {
+		return nil, damaged(-1, "di_mode", root.mode, "the root is not a directory")
+	}
+	return f, nil
+}
+
+// Info implements fs.FS.
+func (f *FS) Info() fs.Info {
+	s, variant := f.s, "v4"
+	if s.v5 {
+		variant = "v5"
+	}
+	return fs.Info{Kind: "xfs", Variant: variant, Label: s.label, UUID: s.uuid, Size: int64(s.blocks) * s.blockSize, BlockSize: int(s.blockSize)}
+}
+
+// Root implements fs.FS.
+func (f *FS) Root() fs.Ref { return fs.Ref{Inode: f.s.root} }
+
+// fields are where a structure of version 5 says what and where it is.
+type fields struct {
+	name                    string
+	crc, blkno, uuid, owner int
+}
+
+var (
+	treeFields = fields{"bb_crc", 64, 24, 40, 56}   // struct xfs_btree_block, long
+	dirFields  = fields{"hdr.crc", 4, 8, 24, 40}    // struct xfs_dir3_blk_hdr
+	attrFields = fields{"info.crc", 12, 16, 32, 48} // struct xfs_da3_blkinfo
+	linkFields = fields{"sl_crc", 12, 40, 16, 32}   // struct xfs_dsymlink_hdr
+	valFields  = fields{"rm_crc", 12, 40, 16, 32}   // struct xfs_attr3_rmt_hdr
+)
+
+// verify wants a structure of version 5 that lies at byte at to be whole, of this
+// file system, of this place and of this inode.
+func (f *FS) verify(b []byte, at int64, l fields, owner uint64) error {
+	if sum := le.Uint32(b[l.crc:]); !f.unsummed && checksum(b, l.crc) != sum {
+		return damaged(at+int64(l.crc), l.name, sum, fmt.Sprintf("a block of inode %d has a wrong checksum", owner))
+	}
+	if [16]byte(b[l.uuid:]) != f.s.metaUUID {
+		return damaged(at+int64(l.uuid), "uuid", fmt.Sprintf("%x", b[l.uuid:l.uuid+16]), fmt.Sprintf("a block of inode %d is another file system's", owner))
+	}
+	if n := be.Uint64(b[l.blkno:]); n != uint64(at/512) {
+		return damaged(at+int64(l.blkno), "blkno", n, fmt.Sprintf("a block of inode %d is one from elsewhere", owner))
+	}
+	if n := be.Uint64(b[l.owner:]); n != owner {
+		return damaged(at+int64(l.owner), "owner", n, fmt.Sprintf("a block of inode %d has another owner", owner))
+	}
+	return nil
+}
