@@ -134,3 +134,41 @@ func TestShared(t *testing.T) {
 		}
 	}
 }
+
+// TestLogWraps: a log is found clean wherever in its ring it ends, and dirty
+// wherever it goes on.
+func TestLogWraps(t *testing.T) {
+	pool := fstest.Pool(t, 2<<30)
+	image := mkfs(t, pool, "-l su=256k") // each sync takes that much of 64 MiB
+	for round := range 8 {
+		dir, unmount := fstest.Mount(t, image, "xfs", "")
+		f, err := os.Create(fmt.Sprintf("%s/%d", dir, round))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 97 {
+			if _, err := f.Write([]byte("more")); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Sync(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cut := fstest.Clone(t, image)
+		if _, err := xfs.Open(fstest.Device(t, cut)); !errors.Is(err, fs.ErrDirty) {
+			t.Errorf("round %d, cut off: %v, want ErrDirty", round, err)
+		}
+		// The kernel recovers what was cut off, and then it is clean.
+		_, away := fstest.Mount(t, cut, "xfs", "nouuid")
+		away()
+		if _, err := xfs.Open(fstest.Device(t, cut)); err != nil {
+			t.Errorf("round %d, recovered: %v", round, err)
+		}
+		f.Close()
+		unmount()
+		if _, err := xfs.Open(fstest.Device(t, image)); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		os.Remove(cut)
+	}
+}
