@@ -25,7 +25,8 @@ func (a *app) lunLsCommand() *cobra.Command {
 was split off; its snapshot shows them as they were at the snapshot.
 
 Nothing is mounted: a process of its own, which may do nothing else, reads the file system. What a file system that was in use has only in its
-journal counts, as it would after a mount. PATH begins with "/"; symbolic links are shown and not followed.`,
+journal counts, as it would after a mount; XFS and others whose log is not replayed here are refused unless they were unmounted. PATH begins
+with "/"; symbolic links are shown and not followed.`,
 		Example: `  cleave lun ls disk.img vg/snap:/etc
   cleave lun ls a.img b.img 8RfV23-8Il5-oMwk-DYpQ-ieLK-Y8TD-BfAKuq:/
   cleave lun ls disk.qcow2 p1:/home -o json | jq '.entries[].name'`,
