@@ -3,6 +3,8 @@ package initiator
 import (
 	"errors"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // directBytes is how much is sent by one system call without the writer, in bytes
@@ -30,7 +32,7 @@ func (d *direct) init(nc *source) {
 	d.raw = raw
 	d.try = func(fd uintptr) bool {
 		for {
-			if d.n, d.err = syscall.Write(int(fd), d.piece); !errors.Is(d.err, syscall.EINTR) {
+			if d.n, d.err = unix.SendmsgN(int(fd), d.piece, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); !errors.Is(d.err, syscall.EINTR) {
 				return true // one attempt: nobody waits here
 			}
 		}

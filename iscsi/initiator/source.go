@@ -2,7 +2,6 @@ package initiator
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -15,9 +14,9 @@ import (
 // source is a connection whose reader waits in the kernel, with its thread. To park
 // the goroutine and have Go's poller wake it takes longer than many an answer of a
 // target, and the poller would be woken by all that comes, whoever waits for it.
-// So a TCP connection is taken out of the poller's hands, and a session, of which
-// there are few, may have a thread to itself. Other kinds of connections stay as
-// they are.
+// So a TCP connection is taken out of the poller's hands and made a blocking one,
+// and a session, of which there are few, may have a thread to itself. Other kinds
+// of connections stay as they are.
 type source struct {
 	net.Conn          // nil: it is file
 	file     *os.File // not known to the poller
@@ -42,7 +41,6 @@ func newSource(nc net.Conn) (*source, error) {
 	}
 	fd := -1
 	if e := raw.Control(func(was uintptr) {
-		// Blocking for a moment: os.NewFile then leaves it alone.
 		if fd, err = unix.FcntlInt(was, unix.F_DUPFD_CLOEXEC, 0); err == nil {
 			err = unix.SetNonblock(fd, false)
 		}
@@ -53,9 +51,6 @@ func newSource(nc net.Conn) (*source, error) {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	c := &source{file: os.NewFile(uintptr(fd), "iSCSI connection")}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, errors.Join(os.NewSyscallError("fcntl", err), c.file.Close())
-	}
 	if raw, err = c.file.SyscallConn(); err != nil {
 		return nil, errors.Join(err, c.file.Close())
 	}
@@ -116,18 +111,11 @@ func (c *source) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// write makes attempts at one system call until it is not for the socket to have
-// room.
-func (c *source) write(attempt func(fd int) error) (err error) {
+// write makes a system call, which waits until the socket has room.
+func (c *source) write(call func(fd int) error) (err error) {
 	e := c.raw.Write(func(fd uintptr) bool {
 		for {
-			switch err = attempt(int(fd)); {
-			case errors.Is(err, syscall.EINTR):
-			case errors.Is(err, syscall.EAGAIN):
-				if err = wait(fd, unix.POLLOUT); err != nil {
-					return true
-				}
-			default:
+			if err = call(int(fd)); !errors.Is(err, syscall.EINTR) {
 				return true
 			}
 		}
@@ -176,17 +164,11 @@ func (c *source) Close() error {
 	return c.file.Close()
 }
 
-// wait waits for an event.
-func wait(fd uintptr, events int16) error {
-	fds := [1]unix.PollFd{{Fd: int32(fd), Events: events}}
-	for {
-		if _, err := unix.Poll(fds[:], -1); !errors.Is(err, unix.EINTR) {
-			if err != nil {
-				return fmt.Errorf("poll: %w", err)
-			}
-			return nil
-		}
-	}
+// readable reports whether a read would not wait.
+func readable(fd uintptr) bool {
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds[:], 0)
+	return n > 0 && err == nil
 }
 
 // kernelWait is a syscall.RawConn whose Read waits in the kernel. Before that it
@@ -198,10 +180,9 @@ type kernelWait struct {
 	syscall.RawConn
 	read   func(fd uintptr) bool // of the Read under way
 	try    func(fd uintptr) bool // attempt, made once
-	err    error
-	vain   int           // looks, in a row
-	resume time.Time     // no look before
-	rest   time.Duration // the last one, 0 after a look that found something
+	vain   int                   // looks, in a row
+	resume time.Time             // no look before
+	rest   time.Duration         // the last one, 0 after a look that found something
 }
 
 const (
@@ -214,35 +195,28 @@ const (
 
 // Read implements syscall.RawConn.
 func (w *kernelWait) Read(read func(fd uintptr) bool) error {
-	w.read, w.err = read, nil
+	w.read = read
 	err := w.RawConn.Read(w.try)
 	w.read = nil
-	return errors.Join(err, w.err)
+	return err
 }
 
 func (w *kernelWait) attempt(fd uintptr) bool {
-	if w.read(fd) || w.look(fd) {
-		return true
-	}
-	for w.err == nil {
-		if w.err = wait(fd, unix.POLLIN); w.err == nil && w.read(fd) {
-			break
-		}
-	}
-	return true
+	w.look(fd)
+	return w.read(fd)
 }
 
-// look tries to read for a moment.
-func (w *kernelWait) look(fd uintptr) bool {
+// look looks for a moment whether something comes.
+func (w *kernelWait) look(fd uintptr) {
 	begun := time.Now()
-	if begun.Before(w.resume) {
-		return false
+	if begun.Before(w.resume) || readable(fd) {
+		return
 	}
 	for last := begun; last.Sub(begun) < lookFor; {
 		_, _, _ = syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // can't fail
-		if w.read(fd) {
+		if readable(fd) {
 			w.vain, w.rest = 0, 0
-			return true
+			return
 		}
 		now := time.Now()
 		if now.Sub(last) > lookTaken {
@@ -256,5 +230,4 @@ func (w *kernelWait) look(fd uintptr) bool {
 		w.rest = min(max(2*w.rest, restMin), restMax)
 		w.resume = time.Now().Add(w.rest)
 	}
-	return false
 }
