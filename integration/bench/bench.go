@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 )
 
@@ -96,6 +98,18 @@ func Tool(name string) (string, error) {
 		return "", fmt.Errorf("%s: %w (make deps)", name, ErrMissing)
 	}
 	return path, nil
+}
+
+// Output runs a program and returns what it prints. What it says on its standard
+// error is in the error.
+func Output(ctx context.Context, tool string, args ...string) (string, error) {
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, tool, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%w: %.300s", err, strings.TrimSpace(errs.String()))
+	}
+	return out.String(), nil
 }
 
 // memoryDir makes a directory of ours on tmpfs.

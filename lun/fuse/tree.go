@@ -85,8 +85,15 @@ func (t *tree) handle(r request, buf []byte) []byte {
 	if !ok {
 		return fail(buf, r, unix.ESTALE)
 	}
-	if k.bare && r.op == opGetxattr { // `ls -l` asks for two or three of each file
-		return fail(buf, r, unix.ENODATA)
+	if k.bare { // `ls -l` asks for two of each file, `cp -a` for their names
+		switch {
+		case r.op == opGetxattr:
+			return fail(buf, r, unix.ENODATA)
+		case r.op == opListxattr && le.Uint32(r.body) > 0:
+			return filled(buf, r, nil)
+		case r.op == opListxattr:
+			return answer(buf, r, getxattrOut) // their length: 0
+		}
 	}
 	b, err := t.about(r, k.ref, buf)
 	if err != nil {

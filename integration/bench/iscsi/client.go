@@ -1,13 +1,12 @@
 package iscsi
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"os/exec"
 	"regexp"
 	"strconv"
-	"strings"
+
+	"github.com/cleave-san/cleave/integration/bench"
 )
 
 // perfSeconds is how long iscsi-perf runs; it counts in whole seconds.
@@ -35,7 +34,7 @@ func (l load) run(ctx context.Context, tool string, s server) (requests, seconds
 	if l.digest {
 		opts += ",file.header-digest=crc32c"
 	}
-	out, err := output(ctx, tool, append(args, "--image-opts", opts)...)
+	out, err := bench.Output(ctx, tool, append(args, "--image-opts", opts)...)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -58,7 +57,7 @@ var (
 )
 
 func (l load) runPerf(ctx context.Context, tool string, s server) (requests, seconds float64, err error) {
-	out, err := output(ctx, tool, "-i", initiator, "-r", "-t", strconv.Itoa(perfSeconds), "-m", strconv.Itoa(l.depth),
+	out, err := bench.Output(ctx, tool, "-i", initiator, "-r", "-t", strconv.Itoa(perfSeconds), "-m", strconv.Itoa(l.depth),
 		"-b", strconv.Itoa(l.block/512), fmt.Sprintf("iscsi://%s/%s/%d", s.portal, s.iqn, s.lun))
 	if err != nil {
 		return 0, 0, err
@@ -69,14 +68,4 @@ func (l load) runPerf(ctx context.Context, tool string, s server) (requests, sec
 	}
 	rate, err := strconv.ParseFloat(all[len(all)-1][1], 64)
 	return rate * perfSeconds, perfSeconds, err
-}
-
-func output(ctx context.Context, tool string, args ...string) (string, error) {
-	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, tool, args...)
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%w: %.300s", err, strings.TrimSpace(errs.String()))
-	}
-	return out.String(), nil
 }

@@ -48,7 +48,7 @@ func (s *servers) openInitiators(ctx context.Context, l load) (p bench.Pair, err
 	if err != nil {
 		return p, err
 	}
-	version, err := output(ctx, theirs, "--version")
+	version, err := bench.Output(ctx, theirs, "--version")
 	if err != nil {
 		return p, err
 	}
@@ -109,7 +109,7 @@ func (l load) runOurs(ctx context.Context, exe, secretFile string, s server) (re
 		user = s.user + "@"
 		args = append(args, "-chap-secret-file", secretFile)
 	}
-	out, err := output(ctx, exe, append(args, fmt.Sprintf("iscsi://%s%s/%s/%d", user, s.portal, s.iqn, s.lun))...)
+	out, err := bench.Output(ctx, exe, append(args, fmt.Sprintf("iscsi://%s%s/%s/%d", user, s.portal, s.iqn, s.lun))...)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -157,7 +157,7 @@ func (s *servers) tgtd(ctx context.Context) (server, string, error) {
 	if err := s.prepare(); err != nil {
 		return server{}, "", err
 	}
-	version, err := output(ctx, program, "--version")
+	version, err := bench.Output(ctx, program, "--version")
 	if err != nil {
 		return server{}, "", err
 	}
@@ -184,7 +184,7 @@ func (s *servers) tgtd(ctx context.Context) (server, string, error) {
 		"--mode account --op bind --tid 2 --user " + chapUser,
 	} {
 		args := append([]string{"-C", control, "--lld", "iscsi"}, strings.Fields(line)...)
-		if _, err := output(ctx, "tgtadm", args...); err != nil {
+		if _, err := bench.Output(ctx, "tgtadm", args...); err != nil {
 			return server{}, "", fmt.Errorf("tgtadm %s: %w", line, err)
 		}
 	}

@@ -130,7 +130,7 @@ func (l load) run(ctx context.Context, tool, url string) (seconds float64, err e
 	if l.random {
 		args = append(args, "-S", strconv.Itoa(l.block*7919))
 	}
-	out, err := output(ctx, tool, append(args, url)...)
+	out, err := bench.Output(ctx, tool, append(args, url)...)
 	if err != nil {
 		return 0, err
 	}
@@ -144,18 +144,8 @@ func (l load) run(ctx context.Context, tool, url string) (seconds float64, err e
 // copyAll reads all that is there, over several connections.
 func copyAll(ctx context.Context, tool, url string) (seconds float64, err error) {
 	begun := time.Now()
-	_, err = output(ctx, tool, url, "null:")
+	_, err = bench.Output(ctx, tool, url, "null:")
 	return time.Since(begun).Seconds(), err
-}
-
-func output(ctx context.Context, tool string, args ...string) (string, error) {
-	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, tool, args...)
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%w: %.300s", err, strings.TrimSpace(errs.String()))
-	}
-	return out.String(), nil
 }
 
 // server is one that runs.
@@ -229,7 +219,7 @@ func (s *servers) qemu(ctx context.Context) (*server, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	version, err := output(ctx, program, "--version")
+	version, err := bench.Output(ctx, program, "--version")
 	if err != nil {
 		return nil, "", err
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cleave-san/cleave/integration/bench"
 	"github.com/cleave-san/cleave/integration/bench/embedded"
+	"github.com/cleave-san/cleave/integration/bench/files"
 	"github.com/cleave-san/cleave/integration/bench/iscsi"
 	"github.com/cleave-san/cleave/integration/bench/nbd"
 	"github.com/cleave-san/cleave/integration/bench/recovery"
@@ -31,6 +32,7 @@ var families = []func(bench.Options) bench.Family{
 	nbd.Family,
 	vdisk.Family,
 	recovery.Family,
+	files.Family,
 }
 
 func main() {
