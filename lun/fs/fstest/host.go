@@ -53,8 +53,8 @@ func hostLine(path string) (l Line, err error) {
 		rdev = st.Rdev
 	}
 	l.Inode = st.Ino
-	l.What = what(kind, uint16(st.Mode&0o7777), st.Uid, st.Gid, uint32(st.Nlink), st.Size, unix.Major(rdev), unix.Minor(rdev), target,
-		time.Unix(st.Mtim.Unix()), time.Unix(st.Ctim.Unix()))
+	l.What = what(kind, uint16(st.Mode&0o7777), st.Uid, st.Gid, uint32(st.Nlink), st.Size, unix.Major(rdev), unix.Minor(rdev), target)
+	l.Times = times(time.Unix(st.Mtim.Unix()), time.Unix(st.Ctim.Unix()))
 	if l.Xattrs, err = hostXattrs(path); err != nil {
 		return l, err
 	}

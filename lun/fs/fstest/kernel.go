@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,9 @@ func Verify(tb testing.TB, f fs.FS, image, kind string, o Options) {
 	}
 	copied := Clone(tb, image)
 	defer os.Remove(copied)
+	if f.Info().Replayed != "" {
+		o.Recovered = time.Now()
+	}
 	dir, unmount := Mount(tb, copied, kind, "noatime")
 	defer unmount()
 	want, err := Host(dir)
