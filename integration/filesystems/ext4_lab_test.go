@@ -29,6 +29,7 @@ func options(r *rand.Rand) (mkfs []string, mount string, journaled bool) {
 	mkfs = []string{"mke2fs", "-q", "-F", "-t", kind, "-b", pick("1024", "2048", "4096")}
 	mkfs = append(mkfs, "-I", pick("128", "256", "512"), "-J", "size="+pick("4", "8"))
 	var o []string
+	inline := false
 	if kind == "ext4" {
 		o = append(o, pick("metadata_csum", "^metadata_csum,uninit_bg", "metadata_csum,metadata_csum_seed"), pick("64bit", "^64bit"),
 			pick("flex_bg", "^flex_bg"), pick("extent", "extent", "^extent,^64bit"), pick("large_dir", "^large_dir"), pick("ea_inode", "^ea_inode"),
@@ -41,7 +42,7 @@ func options(r *rand.Rand) (mkfs []string, mount string, journaled bool) {
 			mkfs = append(mkfs, "-C", "16384")
 		}
 		if mkfs[8] != "128" && !strings.Contains(all, "^extent") && r.IntN(3) == 0 {
-			o, journaled = append(o, "inline_data"), true // what outgrows the inode is journaled
+			o, inline, journaled = append(o, "inline_data"), true, true // what outgrows the inode is journaled
 		}
 	}
 	if r.IntN(4) == 0 {
@@ -57,6 +58,9 @@ func options(r *rand.Rand) (mkfs []string, mount string, journaled bool) {
 		mount = "journal_checksum"
 	case 2:
 		mount = "data=writeback,journal_async_commit"
+		if inline { // Linux 6.x aborts its journal now and then with both
+			mount = "data=writeback"
+		}
 	}
 	return mkfs, mount, journaled
 }
