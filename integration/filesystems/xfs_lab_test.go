@@ -3,13 +3,11 @@
 package filesystems
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"testing"
 
-	"github.com/cleave-san/cleave/lun/fs"
 	"github.com/cleave-san/cleave/lun/fs/fstest"
 	"github.com/cleave-san/cleave/lun/fs/xfs"
 )
@@ -24,8 +22,10 @@ func xfsOptions(r *rand.Rand) []string {
 		"-l", pick("su=4k", "su=32k", "su=256k", "su=64k"), "-s", "size=" + pick("512", "1024"), "-d", "agcount=" + pick("2", "3", "4")}
 }
 
-// TestXFS: every image that was unmounted is read as the kernel reads it; every one
-// that was cut off is refused, and read once the kernel has recovered it.
+// TestXFS: every image is read as the kernel reads it: unmounted; cut off under load
+// just after it was synced; cut off when a single file was synced, so that most of
+// what was changed is in the log alone; and while it was frozen, when its log is
+// not clean either.
 func TestXFS(t *testing.T) {
 	pool := fstest.Pool(t, 3<<30)
 	for i := range *images {
@@ -42,21 +42,49 @@ func TestXFS(t *testing.T) {
 			if err := l.Run(t.Context(), 150); err != nil {
 				t.Fatal(err)
 			}
-			cut := fstest.Cut(t, image, dir, seed, nil, 1)[0]
-			defer os.Remove(cut)
-			if _, err := xfs.Open(fstest.Device(t, cut)); !errors.Is(err, fs.ErrDirty) {
-				t.Errorf("cut off: %v, want ErrDirty", err)
-			}
-			unmount()
-			_, recovered := fstest.Mount(t, cut, "xfs", "nouuid")
-			recovered()
-			for _, path := range []string{image, cut} {
-				f, err := xfs.Open(fstest.Device(t, path))
-				if err != nil {
+			cuts := fstest.Cut(t, image, dir, seed, nil, 1)
+			l.Sync = false
+			for range 1 + r.IntN(3) {
+				if err := l.Run(t.Context(), r.IntN(400)); err != nil {
 					t.Fatal(err)
 				}
+				cuts = append(cuts, logged(t, image, dir))
+			}
+			fstest.Run(t, "xfs_freeze", "-f", dir)
+			cuts = append(cuts, fstest.Clone(t, image))
+			fstest.Run(t, "xfs_freeze", "-u", dir)
+			unmount()
+			for i, path := range append(cuts, image) {
+				f, err := xfs.Open(fstest.Device(t, path))
+				if err != nil {
+					t.Fatalf("cut %d: %v", i, err)
+				}
+				if (f.Info().Replayed == "") != (path == image) {
+					t.Errorf("cut %d: replayed: %q", i, f.Info().Replayed)
+				}
 				fstest.Verify(t, f, path, "xfs", fstest.Options{})
+				if path != image {
+					os.Remove(path)
+				}
 			}
 		})
 	}
+}
+
+// logged clones an image after one file was synced, which writes the log and little
+// else.
+func logged(t *testing.T, image, dir string) string {
+	t.Helper()
+	f, err := os.Create(dir + "/synced")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write([]byte("now")); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	return fstest.Clone(t, image)
 }

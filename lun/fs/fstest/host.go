@@ -71,7 +71,9 @@ func hostLine(path string) (l Line, err error) {
 		return l, err
 	}
 	l.Content = fmt.Sprintf("%x", h.Sum(nil))
-	l.Map, err = fiemap(f, st.Size)
+	if l.Map, err = fiemap(f, st.Size); errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		err = nil // FUSE has none
+	}
 	return l, err
 }
 

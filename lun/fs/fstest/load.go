@@ -47,7 +47,7 @@ func (l *Load) Run(ctx context.Context, n int) error {
 
 func harmless(err error) bool {
 	for _, e := range []error{unix.ENOSPC, unix.EDQUOT, unix.ENOTSUP, unix.ENOTEMPTY, unix.E2BIG, unix.EMLINK, unix.ENAMETOOLONG, unix.EFBIG,
-		unix.EINVAL, unix.EXDEV, unix.ERANGE, unix.EPERM} {
+		unix.EINVAL, unix.EXDEV, unix.ERANGE, unix.EPERM, unix.EILSEQ, unix.ENOSYS} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -1,11 +1,8 @@
 package xfs_test
 
 import (
-	"encoding/binary"
 	"os"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -15,43 +12,9 @@ import (
 	"github.com/cleave-san/cleave/lun/fs/xfs"
 )
 
-// watched is a device that notes which pages are read, of 512 bytes each.
-type watched struct {
-	lun.Device
-	mu sync.Mutex
-	at []int64
-}
-
-func (w *watched) ReadAt(p []byte, off int64) (int, error) {
-	w.mu.Lock()
-	for at := off &^ 511; at < off+int64(len(p)); at += 512 {
-		w.at = append(w.at, at)
-	}
-	w.mu.Unlock()
-	return w.Device.ReadAt(p, off)
-}
-
-// mutant is an image of which some bytes are others.
-type mutant struct {
-	lun.Device
-	at   []int64
-	what []byte // eight bytes each
-}
-
-func (m mutant) ReadAt(p []byte, off int64) (int, error) {
-	n, err := m.Device.ReadAt(p, off)
-	for i, at := range m.at {
-		for k := range int64(8) {
-			if j := at + k - off; j >= 0 && j < int64(n) {
-				p[j] = m.what[int64(8*i)+k]
-			}
-		}
-	}
-	return n, err
-}
-
-// fuzzImage is a file system with something of everything.
-func fuzzImage(tb testing.TB, options string) lun.Device {
+// fuzzImage is a file system with something of everything; unmounted, or cut off when
+// one file was synced, so that much of it is in the log alone.
+func fuzzImage(tb testing.TB, options string, cut bool) lun.Device {
 	image := fstest.Image(tb, tb.TempDir(), 320<<20, append([]string{"mkfs.xfs", "-q", "-f"}, strings.Fields(options)...)...)
 	dir, unmount := fstest.Mount(tb, image, "xfs", "")
 	l := fstest.NewLoad(dir, 3)
@@ -73,6 +36,13 @@ func fuzzImage(tb testing.TB, options string) lun.Device {
 			tb.Fatal(err)
 		}
 	}
+	if cut {
+		if err := f.Sync(); err != nil {
+			tb.Fatal(err)
+		}
+		fstest.Run(tb, "cp", "--sparse=always", image, image+".cut")
+		image += ".cut"
+	}
 	f.Close()
 	unmount()
 	return fstest.Device(tb, image)
@@ -82,19 +52,18 @@ func fuzzImage(tb testing.TB, options string) lun.Device {
 // what is wrong.
 func FuzzOpen(f *testing.F) {
 	type seen struct {
-		dev   lun.Device
-		pages []int64
+		dev     lun.Device
+		sectors []int64
 	}
 	var images []seen
-	for _, options := range []string{"", "-b size=1024 -m reflink=0 -i nrext64=0"} {
-		w := &watched{Device: fuzzImage(f, options)}
+	for i, options := range []string{"", "-b size=1024 -m reflink=0 -i nrext64=0", "-b size=1024"} {
+		w := fstest.See(fuzzImage(f, options, i == 2))
 		x, err := xfs.Open(w)
 		if err != nil {
 			f.Fatal(err)
 		}
 		fstest.Exercise(f, x)
-		slices.Sort(w.at)
-		images = append(images, seen{w.Device, slices.Compact(w.at)})
+		images = append(images, seen{w.Device, w.Sectors()})
 	}
 	f.Add(uint8(0), []byte{})
 	f.Add(uint8(1), []byte{0, 0, 4, 0, 0, 0, 2, 0, 0, 0, 0, 0})
@@ -103,13 +72,7 @@ func FuzzOpen(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, which uint8, how []byte) {
 		s := images[int(which)%len(images)]
-		m := mutant{Device: s.dev}
-		for n := 0; len(how) >= 12 && n < 16; how, n = how[12:], n+1 {
-			page := s.pages[int(binary.LittleEndian.Uint16(how))%len(s.pages)]
-			m.at = append(m.at, page+int64(binary.LittleEndian.Uint16(how[2:])%505))
-			m.what = append(m.what, how[4:12]...)
-		}
-		x, err := xfs.OpenUnsummed(m)
+		x, err := xfs.OpenUnsummed(fstest.NewMutant(s.dev, s.sectors, how))
 		if err != nil {
 			fstest.Sensible(t, err)
 			return

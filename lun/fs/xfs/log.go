@@ -48,7 +48,7 @@ func (l *logReader) cycle(i int64) (uint32, error) {
 }
 
 func dirty(why string) error {
-	return fmt.Errorf("xfs: %s: the log has not been recovered (attach it and mount it, or unmount it before it is split): %w", why, fs.ErrDirty)
+	return fmt.Errorf("xfs: %s: the log is not recovered here (attach it and mount it, or unmount it before it is split): %w", why, fs.ErrDirty)
 }
 
 // logClean is nil if the last thing in the log is the record of an unmount. What

@@ -37,9 +37,9 @@ func TestRefused(t *testing.T) {
 	} {
 		b := append([]byte(nil), super...)
 		c.change(b)
-		m := mutant{Device: dev}
+		m := &fstest.Mutant{Device: dev}
 		for i := 0; i < len(b); i += 8 {
-			m.at, m.what = append(m.at, int64(i)), append(m.what, b[i:i+8]...)
+			m.Put(int64(i), [8]byte(b[i:]))
 		}
 		_, err := xfs.OpenUnsummed(m)
 		var fe *lun.FormatError
@@ -50,7 +50,8 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: opened", c.name)
 		}
 	}
-	broken := mutant{Device: dev, at: []int64{108}, what: []byte("no label")}
+	broken := &fstest.Mutant{Device: dev}
+	broken.Put(108, [8]byte([]byte("no label")))
 	if _, err := xfs.Open(broken); err == nil || !strings.Contains(err.Error(), "sb_crc") {
 		t.Errorf("a wrong checksum: %v", err)
 	}
@@ -77,7 +78,8 @@ func TestRealtime(t *testing.T) {
 			continue
 		}
 		b[91] |= 1
-		m := mutant{Device: dev, at: []int64{at + 88}, what: b[88:96]}
+		m := &fstest.Mutant{Device: dev}
+		m.Put(at+88, [8]byte(b[88:]))
 		if f, err = xfs.Open(m); err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package xfs
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cleave-san/cleave/lun"
@@ -16,6 +17,9 @@ type FS struct {
 	s    *super
 	dev  lun.Device
 	meta *cached.Reader
+	view *view // dev, if the log was recovered
+	// replayed says what of the log was.
+	replayed string
 	// unsummed leaves checksums out, for tests that change what is below them.
 	unsummed bool
 }
@@ -28,10 +32,34 @@ var _ fs.FS = (*FS)(nil)
 func Open(dev lun.Device) (*FS, error) { return open(dev, false) }
 
 func open(dev lun.Device, unsummed bool) (*FS, error) {
+	f, err := openSuper(dev, nil, unsummed)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.logClean(); err != nil {
+		if !errors.Is(err, fs.ErrDirty) || f.s.logStart == 0 {
+			return nil, err
+		}
+		if f, err = f.recovered(); err != nil {
+			return nil, err
+		}
+	}
+	root, err := f.inode(f.s.root)
+	if err != nil {
+		return nil, fmt.Errorf("xfs root: %w", err)
+	}
+	if root.kind() != fs.Directory {
+		return nil, damaged(-1, "di_mode", root.mode, "the root is not a directory")
+	}
+	return f, nil
+}
+
+// openSuper reads the superblock of a device, or of a view of it.
+func openSuper(dev lun.Device, v *view, unsummed bool) (*FS, error) {
 	if dev.Size() < superSize {
 		return nil, lun.ErrNotFormat
 	}
-	f := &FS{dev: dev, meta: cached.New(dev, dev.Size(), cacheSize), unsummed: unsummed}
+	f := &FS{dev: dev, meta: cached.New(dev, dev.Size(), cacheSize), view: v, unsummed: unsummed}
 	b := make([]byte, superSize)
 	if _, err := f.meta.ReadAt(b, 0); err != nil {
 		return nil, fmt.Errorf("xfs superblock: %w", err)
@@ -45,19 +73,9 @@ func open(dev lun.Device, unsummed bool) (*FS, error) {
 		if _, err := f.meta.ReadAt(b, 0); err != nil {
 			return nil, fmt.Errorf("xfs superblock: %w", err)
 		}
-		if sum := le.Uint32(b[224:]); !unsummed && checksum(b, 224) != sum {
+		if sum := le.Uint32(b[224:]); !unsummed && !v.touched(0, f.s.sector) && checksum(b, 224) != sum {
 			return nil, damaged(224, "sb_crc", sum, "the superblock's checksum is wrong: xfs_repair on a copy may find a backup of it")
 		}
-	}
-	if err := f.logClean(); err != nil {
-		return nil, err
-	}
-	root, err := f.inode(f.s.root)
-	if err != nil {
-		return nil, fmt.Errorf("xfs root: %w", err)
-	}
-	if root.kind() != fs.Directory {
-		return nil, damaged(-1, "di_mode", root.mode, "the root is not a directory")
 	}
 	return f, nil
 }
@@ -68,7 +86,7 @@ func (f *FS) Info() fs.Info {
 	if s.v5 {
 		variant = "v5"
 	}
-	return fs.Info{Kind: "xfs", Variant: variant, Label: s.label, UUID: s.uuid, Size: int64(s.blocks) * s.blockSize, BlockSize: int(s.blockSize)}
+	return fs.Info{Kind: "xfs", Replayed: f.replayed, Variant: variant, Label: s.label, UUID: s.uuid, Size: int64(s.blocks) * s.blockSize, BlockSize: int(s.blockSize)}
 }
 
 // Root implements fs.FS.
@@ -91,7 +109,7 @@ var (
 // verify wants a structure of version 5 that lies at byte at to be whole, of this
 // file system, of this place and of this inode.
 func (f *FS) verify(b []byte, at int64, l fields, owner uint64) error {
-	if sum := le.Uint32(b[l.crc:]); !f.unsummed && checksum(b, l.crc) != sum {
+	if sum := le.Uint32(b[l.crc:]); !f.unsummed && !f.changed(at, int64(len(b))) && checksum(b, l.crc) != sum {
 		return damaged(at+int64(l.crc), l.name, sum, fmt.Sprintf("a block of inode %d has a wrong checksum", owner))
 	}
 	if [16]byte(b[l.uuid:]) != f.s.metaUUID {
@@ -104,4 +122,11 @@ func (f *FS) verify(b []byte, at int64, l fields, owner uint64) error {
 		return damaged(at+int64(l.owner), "owner", n, fmt.Sprintf("a block of inode %d has another owner", owner))
 	}
 	return nil
+}
+
+// changed reports whether the log may have changed a structure: its checksum is that
+// of before, then, and the log's records have theirs. One of several blocks need
+// not lie in one piece.
+func (f *FS) changed(at, n int64) bool {
+	return f.view.touched(at, n) || f.view != nil && n > f.s.blockSize
 }
