@@ -15,6 +15,7 @@ packages=(
 for_tests=(
 	cinder-api cinder-scheduler cinder-volume
 	gcc libc6-dev libiscsi-bin tgt nbdkit libnbd-bin fdisk gdisk cpio
+	dosfstools mtools ntfs-3g
 	xfsprogs btrfs-progs fuse3 libvshadow-utils python3-libvshadow thin-provisioning-tools sg3-utils open-iscsi multipath-tools fio
 )
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/cleave

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/fs/fstest"
+	"github.com/cleave-san/cleave/lun/luntest"
 	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/vdisk"
 )
@@ -114,6 +115,60 @@ func TestPlacesDirty(t *testing.T) {
 	got := make([]byte, c.Disks[0].Device.Size())
 	if _, err := c.Disks[0].Device.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%d bytes of %d, equal %v: %v", len(got), len(want), bytes.Equal(got, want), err)
+	}
+}
+
+// TestPlacesOnLogicalVolume: a logical volume of the host is a disk, raw or with a
+// container in it, whatever its first bytes look like.
+func TestPlacesOnLogicalVolume(t *testing.T) {
+	dir := t.TempDir()
+	raw, cow := filepath.Join(dir, "raw"), filepath.Join(dir, "cow")
+	want := bytes.Repeat([]byte("in a container on a volume. "), 4<<20/28)
+	want = append(want, make([]byte, 8<<20-len(want))...)
+	if err := os.WriteFile(raw, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fstest.Run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, cow)
+	container, err := os.ReadFile(cow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := bytes.Clone(image(t, "lvm-o1-thick-4k"))
+	c, err := open.Probe(t.Context(), open.Source{Device: luntest.ReadOnly(host)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := c.Volume("vgo1/root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	areas, err := v.Group.Map(v.LV)
+	if err != nil || len(areas) != 1 || areas[0].Len < int64(len(container)) {
+		t.Fatalf("%+v, %v", areas, err)
+	}
+	copy(host[areas[0].Off:], container)
+	for format, size := range map[string]int64{"qcow2": int64(len(want)), "raw": v.Size} {
+		h := open.NewHost(open.Source{Name: "host", Device: luntest.ReadOnly(host)})
+		disk, err := h.Disk(t.Context(), open.Place{Name: "vda", On: []int{0}, Volume: v.UUID, Format: format})
+		if err != nil {
+			t.Fatalf("%s: %v", format, err)
+		}
+		in, err := open.Probe(t.Context(), disk)
+		if err != nil {
+			t.Fatalf("%s: %v", format, err)
+		}
+		d := in.Disks[0].Device
+		first := container
+		if format == "qcow2" {
+			first = want
+		}
+		got := make([]byte, min(d.Size(), int64(len(first))))
+		if _, err := d.ReadAt(got, 0); err != nil || d.Size() != size || !bytes.Equal(got, first[:len(got)]) {
+			t.Errorf("%s: %d bytes, want %d; %v", format, d.Size(), size, err)
+		}
+		if err := errors.Join(in.Close(), h.Close()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -35,6 +35,7 @@ type DiskReport struct {
 	Kept       []KeptReport      `json:"containerSnapshots,omitempty"`
 	Scheme     string            `json:"scheme,omitempty"` // "gpt", "mbr", "" where not partitioned
 	Sector     int               `json:"sector,omitempty"`
+	FileSystem string            `json:"fileSystem,omitempty"` // by its signature: "ext4", "ntfs", …; of the others as well
 	Partitions []PartitionReport `json:"partitions,omitempty"`
 	PVs        []PVReport        `json:"physicalVolumes,omitempty"`
 }
@@ -62,6 +63,8 @@ type PartitionReport struct {
 	Type   string `json:"type"`
 	Label  string `json:"label,omitempty"`
 	UUID   string `json:"uuid,omitempty"`
+
+	FileSystem string `json:"fileSystem,omitempty"`
 }
 
 // PVReport is an LVM2 physical volume.
@@ -95,6 +98,8 @@ type VolumeReport struct {
 	Reason    string           `json:"reason,omitempty"`    // why not
 	Encrypted bool             `json:"encrypted,omitempty"` // LUKS: what is in it can't be looked into
 	Snapshots []SnapshotReport `json:"snapshots,omitempty"`
+
+	FileSystem string `json:"fileSystem,omitempty"`
 }
 
 // KeeperReport is a volume with its shadow copies or subvolumes.
@@ -242,14 +247,30 @@ func inspectDisk(c *open.Contents, i int, d *open.Disk, owner map[*lvm2.PV]strin
 	if d.Table != nil {
 		out.Scheme, out.Sector = string(d.Table.Scheme), d.Table.Sector
 		for _, p := range d.Table.Partitions {
-			out.Partitions = append(out.Partitions, PartitionReport{Volume: c.PartitionName(i, p.Number), Number: p.Number,
-				Offset: p.Off, Size: p.Len, Type: p.Type, Label: p.Name, UUID: p.UUID})
+			name := c.PartitionName(i, p.Number)
+			out.Partitions = append(out.Partitions, PartitionReport{Volume: name, Number: p.Number,
+				Offset: p.Off, Size: p.Len, Type: p.Type, Label: p.Name, UUID: p.UUID, FileSystem: signature(c, name)})
 		}
 	}
+	out.FileSystem = signature(c, out.Volume)
 	for _, p := range d.PVs {
 		out.PVs = append(out.PVs, PVReport{UUID: p.UUID, Offset: p.Off, Size: p.Len, Group: owner[p], Areas: len(p.MDAs)})
 	}
 	return out
+}
+
+// signature names what a volume holds, "" where that is not known.
+func signature(c *open.Contents, volume string) string {
+	v, err := c.Volume(volume)
+	if err != nil {
+		return ""
+	}
+	d, err := v.Open()
+	if err != nil {
+		return "" // its report says why
+	}
+	name, _ := open.Signature(d)
+	return name
 }
 
 func inspectGroup(g *lvm2.Group) GroupReport {
@@ -269,6 +290,7 @@ func inspectGroup(g *lvm2.Group) GroupReport {
 			v.Readable, v.Reason = false, err.Error()
 		} else {
 			v.Encrypted = open.Encrypted(d, 0, d.Size()) != nil
+			v.FileSystem, _ = open.Signature(d) // what can't be read says so elsewhere
 		}
 		for _, s := range g.SnapshotsOf(lv) {
 			v.Snapshots = append(v.Snapshots, inspectSnapshot(g, s))

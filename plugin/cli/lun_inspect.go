@@ -3,6 +3,8 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/spf13/cobra"
@@ -22,7 +24,7 @@ What is damaged is listed under findings. If damage hides a part of SRC, the exi
   cleave lun inspect a.img b.img -o json | jq '.volumeGroups[].volumes[].snapshots'`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := from.sources(args)
+			s, err := a.sources(c.Context(), &from, args)
 			if err != nil {
 				return err
 			}
@@ -53,7 +55,7 @@ func drawReport(w io.Writer, p *paper, r *recovery.Report) error {
 		if d.Variant != "" {
 			kind += " " + d.Variant
 		}
-		t.add(d.Volume, kind, size(d.Size), "", detail)
+		t.add(d.Volume, kind, size(d.Size), "", joined(detail, d.FileSystem))
 		for _, q := range d.Files {
 			t.add("", "  data file", "", "", q)
 		}
@@ -68,7 +70,7 @@ func drawReport(w io.Writer, p *paper, r *recovery.Report) error {
 			t.add("  "+q.Volume, "snapshot of the container", size(q.Size), "", made)
 		}
 		for _, q := range d.Partitions {
-			t.add("  "+q.Volume, "partition", size(q.Size), q.UUID, q.Label)
+			t.add("  "+q.Volume, "partition", size(q.Size), q.UUID, joined(q.Label, q.FileSystem))
 		}
 		for _, q := range d.PVs {
 			in := "no volume group"
@@ -81,7 +83,7 @@ func drawReport(w io.Writer, p *paper, r *recovery.Report) error {
 	for _, g := range r.Groups {
 		t.add(g.Name, "volume group", "", g.UUID, fmt.Sprintf("seqno %d", g.Seqno))
 		for _, v := range g.Volumes {
-			t.add("  "+v.Volume, v.Type, size(v.Size), v.UUID, v.Reason)
+			t.add("  "+v.Volume, v.Type, size(v.Size), v.UUID, joined(v.FileSystem, v.Reason))
 			for _, s := range v.Snapshots {
 				kind, bytes := "snapshot", v.Size
 				if s.Kind == "lvm-thin" {
@@ -113,6 +115,11 @@ func drawReport(w io.Writer, p *paper, r *recovery.Report) error {
 		fmt.Fprintln(w, "- "+printable(f.Text))
 	}
 	return nil
+}
+
+// joined puts what there is in one line.
+func joined(words ...string) string {
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), ", ")
 }
 
 func keeperType(k recovery.KeeperReport) string {
