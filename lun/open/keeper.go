@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/redo"
 	"github.com/cleave-san/cleave/lun/store/btrfs"
 	"github.com/cleave-san/cleave/lun/store/vss"
 )
@@ -45,7 +46,24 @@ func (c *Contents) probeKeeper(d *Disk, name string, off, n int64) error {
 	return nil
 }
 
+// guards are the sectors of a volume that keeps snapshots by which one can be told
+// that is half written; see package redo.
+var guards = []int64{vss.Guard, btrfs.Guard}
+
+// Guard is that of this volume, a byte of its disk.
+func (k *Keeper) Guard() int64 {
+	if k.Btrfs != nil {
+		return k.Off + btrfs.Guard
+	}
+	return k.Off + vss.Guard
+}
+
 func (k *Keeper) probe() (err error) {
+	for _, at := range guards {
+		if err := redo.Check(k.Device, at); err != nil {
+			return err
+		}
+	}
 	if k.Shadows, err = vss.Read(k.Device); !errors.Is(err, lun.ErrNotFormat) {
 		return err
 	}

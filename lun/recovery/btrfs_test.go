@@ -180,22 +180,46 @@ func TestBtrfsLayouts(t *testing.T) {
 				` + strings.ReplaceAll(c.layout, "$W", "W")
 			bash(t, script, image, dir)
 			src := source(t, image)
-			v, err := recovery.OpenView(context.Background(), probe(t, src), recovery.ViewOptions{ReadOnly: true, Snapshots: []string{"subvol:" + c.snap}})
+			snap := []string{"subvol:" + c.snap}
+			v, err := recovery.OpenView(context.Background(), probe(t, src), recovery.ViewOptions{ReadOnly: true, Snapshots: snap})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer v.Close()
-			after := filepath.Join(t.TempDir(), "after")
-			if err := recovery.Copy(context.Background(), v.Clean[0], after, nil); err != nil {
+			view := filepath.Join(t.TempDir(), "view")
+			if err := recovery.Copy(context.Background(), v.Clean[0], view, nil); err != nil {
 				t.Fatal(err)
 			}
-			got := bash(t, `btrfs check $I 2>&1 | grep -q "no error found" || { btrfs check $I; exit 1; }
-				mount -o loop,`+c.mount+` $I $D; trap "umount $D" EXIT; cat $D/etc/3; echo changed > $D/etc/3; btrfs su list $D > /dev/null`, after, dir)
-			if got != c.want+" 3\n" {
-				t.Errorf("after the recovery the guest reads %q", got)
+			inPlaceFile(t, image, snap)
+			for _, after := range []string{view, image} {
+				got := bash(t, `btrfs check $I 2>&1 | grep -q "no error found" || { btrfs check $I; exit 1; }
+					mount -o loop,`+c.mount+` $I $D; trap "umount $D" EXIT; cat $D/etc/3; echo changed > $D/etc/3; btrfs su list $D > /dev/null
+					cd $D/etc; sha256sum big* > sums`, after, dir)
+				if got != c.want+" 3\n" {
+					t.Errorf("after the recovery (%s) the guest reads %q", filepath.Base(after), got)
+				}
+				bash(t, `btrfs check $I 2>&1 | grep -q "no error found"
+					mount -o loop,`+c.mount+` $I $D; trap "umount $D" EXIT; cd $D/etc; sha256sum -c --quiet sums; cd /; btrfs scrub start -B $D > /dev/null`, after, dir)
 			}
-			bash(t, `btrfs check $I 2>&1 | grep -q "no error found"`, after, dir)
 		})
+	}
+}
+
+// inPlaceFile recovers a file in place.
+func inPlaceFile(t *testing.T, path string, snapshots []string) {
+	t.Helper()
+	d := openWritten(t, path)
+	f, err := os.Create(filepath.Join(t.TempDir(), "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p, err := recovery.PrepareInPlace(t.Context(), probe(t, open.Source{Name: path, Device: d}), recovery.InPlaceOptions{Snapshots: snapshots, Journal: f, DiscardOthers: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Run(t.Context(), nil); err != nil {
+		t.Fatal(err)
 	}
 }
 

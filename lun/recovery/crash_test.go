@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 
@@ -23,8 +24,9 @@ var errCut = errors.New("the power was cut")
 type machine struct {
 	mu     sync.Mutex
 	disks  []*volatile
-	writes int // so far
-	cutAt  int // the write in which the power is cut; 0: never
+	beside []*volatile // what is no disk of the guest's
+	writes int         // so far
+	cutAt  int         // the write in which the power is cut; 0: never
 	cut    bool
 	chance *rand.Rand
 }
@@ -58,10 +60,37 @@ func (m *machine) add(b []byte) {
 	m.disks = append(m.disks, &volatile{m: m, stable: b, cache: map[int64][]byte{}, undo: map[int64][]byte{}})
 }
 
+// newFile is a file that loses its power with the disks, and is empty at first.
+func (m *machine) newFile(size int) *file {
+	f := &file{&volatile{m: m, stable: make([]byte, size), cache: map[int64][]byte{}, undo: map[int64][]byte{}}}
+	m.beside = append(m.beside, f.volatile)
+	return f
+}
+
+type file struct{ *volatile }
+
+// ReadAt has the end of the file where nothing was ever written.
+func (f *file) ReadAt(p []byte, off int64) (int, error) {
+	end := int64(0)
+	f.m.mu.Lock()
+	for _, sectors := range []map[int64][]byte{f.undo, f.cache} {
+		for s := range sectors {
+			end = max(end, (s+1)*sector)
+		}
+	}
+	f.m.mu.Unlock()
+	n := max(0, min(int64(len(p)), end-off))
+	got, err := f.volatile.ReadAt(p[:n], off)
+	if err == nil && n < int64(len(p)) {
+		err = io.EOF
+	}
+	return got, err
+}
+
 // reset puts all disks back to what they held at first.
 func (m *machine) reset() {
 	m.writes, m.cutAt, m.cut = 0, 0, false
-	for _, d := range m.disks {
+	for _, d := range slices.Concat(m.disks, m.beside) {
 		for s, b := range d.undo {
 			copy(d.stable[s*sector:], b)
 		}
@@ -74,7 +103,7 @@ func (m *machine) reset() {
 // restart gives the power back.
 func (m *machine) restart() {
 	m.cut, m.cutAt, m.writes = false, 0, 0
-	for _, d := range m.disks {
+	for _, d := range slices.Concat(m.disks, m.beside) {
 		clear(d.cache)
 	}
 }
@@ -143,7 +172,7 @@ func (d *volatile) WriteAt(p []byte, off int64) (int, error) {
 // pull cuts the power.
 func (m *machine) pull() {
 	m.cut = true
-	for _, d := range m.disks {
+	for _, d := range slices.Concat(m.disks, m.beside) {
 		keep := m.chance.IntN(101) // of a hundred
 		for s, b := range d.cache {
 			if m.chance.IntN(100) < keep {

@@ -24,7 +24,10 @@
 // the dirty content.
 //
 // A recovery in place writes what a thick snapshot preserves, and metadata; of a
-// thin one, metadata alone. Both it and a view list what they rewrote, for
+// thin one, metadata alone. A shadow copy, and a snapshot of Btrfs, lie in the very
+// volume that is written: that goes by way of a redo journal outside (lun/redo), and
+// an interrupted run is ended by that journal alone. Of a shadow copy, what it knows
+// only to have been free is not written. Both it and a view list what they rewrote, for
 // whoever compares or resynchronises splits.
 //
 // A view may have an identity of its own, so that a host that has the original

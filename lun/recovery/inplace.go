@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/open"
+	"github.com/cleave-san/cleave/lun/redo"
 	"github.com/cleave-san/cleave/lun/store/lvm2"
 )
 
@@ -21,6 +23,7 @@ type Mode string
 const (
 	Overwrite Mode = "overwrite" // what a thick snapshot preserves is written over the volume
 	Delete    Mode = "delete"    // the volume takes a thin snapshot's device, and its own goes
+	Rename    Mode = "rename"    // a subvolume and its snapshot exchange their names
 )
 
 // InPlaceOptions of PrepareInPlace.
@@ -31,6 +34,11 @@ type InPlaceOptions struct {
 	// DiscardOthers agrees that other snapshots of the recovered volumes, whose
 	// content depends on what is overwritten, are removed.
 	DiscardOthers bool
+	// Journal is a file outside of the disks that keeps what is about to be
+	// written, for snapshots that lie in the very volume that is written over:
+	// shadow copies, and those of Btrfs. nil refuses these. One that holds the
+	// journal of an interrupted run has that one ended, whatever Snapshots says.
+	Journal redo.File
 }
 
 // InPlace is a recovery in place that is ready to run: nothing is written
@@ -56,6 +64,13 @@ type InPlaceOptions struct {
 // before; which PrepareInPlace and Run finish, whatever has been written
 // already; and which LVM in a guest finishes by itself if it activates them.
 // No journal besides is needed.
+//
+// A shadow copy lies in the volume that it is of, and what it preserves may be
+// overwritten by what it preserves of elsewhere (Overwrite); of a Btrfs a few tree
+// blocks are written where they are (Rename). Both are staged: all that will be
+// written is in a redo journal, outside and stable, before the first write; see
+// package redo. An interrupted run leaves a volume of which nothing can be read but
+// that it needs its journal.
 type InPlace struct {
 	// Volumes that are put back.
 	Volumes []Recovered
@@ -75,6 +90,8 @@ type InPlace struct {
 	bytes   int64
 	written int64 // by Run
 	ragged  bool  // something written is no whole logical blocks
+
+	staged *staged // none of LVM's
 }
 
 // The descriptions in metadata that say how far a recovery has come. LVM
@@ -93,6 +110,11 @@ const (
 // Snapshots that an earlier run has brought back completely are no error; see
 // InPlace.Done.
 func PrepareInPlace(ctx context.Context, c *open.Contents, o InPlaceOptions) (*InPlace, error) {
+	if o.Journal != nil {
+		if p, err := resume(ctx, c, o.Journal); p != nil || err != nil {
+			return p, err
+		}
+	}
 	if len(c.Damage) > 0 {
 		return nil, fmt.Errorf("recover in place: nothing is written where there is damage: %w", c.Damage[0])
 	}
@@ -128,7 +150,10 @@ func PrepareInPlace(ctx context.Context, c *open.Contents, o InPlaceOptions) (*I
 			return nil, err
 		}
 		if pick.kept != nil {
-			return nil, fmt.Errorf("recover %s to %s in place: no journal keeps what would be written, and it can't be written at one moment: recover to a file or as a view: %w", pick.volume(), pick.name(), errors.ErrUnsupported)
+			if len(done) > 0 || slices.ContainsFunc(picks, func(c chosen) bool { return c.kept == nil }) {
+				return nil, fmt.Errorf("recover %s to %s in place: not together with snapshots of LVM, which are brought back another way: choose those first, and this one in a second run: %w", pick.volume(), pick.name(), ErrChoice)
+			}
+			return p, p.stage(ctx, picks, o)
 		}
 		r, err := redirect(disks, pick)
 		if err != nil {

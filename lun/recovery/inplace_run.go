@@ -23,6 +23,9 @@ func (p *InPlace) Run(ctx context.Context, progress Progress) error {
 	if p.Done {
 		return ctx.Err()
 	}
+	if p.staged != nil {
+		return p.runStaged(ctx, progress)
+	}
 	p.written = 0
 	if err := p.change(ctx, p.mark); err != nil {
 		return fmt.Errorf("mark the snapshots as merging: %w", err)

@@ -135,11 +135,3 @@ func TestShadowReport(t *testing.T) {
 		t.Errorf("of damaged stores: %+v", got)
 	}
 }
-
-// TestShadowInPlace is refused while nothing has been staged elsewhere.
-func TestShadowInPlace(t *testing.T) {
-	c := probe(t, open.Source{Name: "disk", Device: luntest.Image(t, "vss-synth-14")})
-	if _, err := recovery.PrepareInPlace(context.Background(), c, recovery.InPlaceOptions{}); !errors.Is(err, errors.ErrUnsupported) {
-		t.Error(err)
-	}
-}

@@ -49,7 +49,8 @@ type Recovered struct {
 	// Discarded are other thick snapshots of the volume, "vg/snap": they are of
 	// another origin now, and gone.
 	Discarded []string `json:"discarded,omitempty"`
-	Mode      Mode     `json:"mode,omitempty"` // in place only
+	Mode      Mode     `json:"mode,omitempty"`   // in place only
+	Staged    bool     `json:"staged,omitempty"` // in place only: by way of a redo journal
 }
 
 // View is a recovered image of one or several devices.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/recovery"
@@ -16,6 +17,9 @@ type InPlaceOptions struct {
 	Snapshots []string // by UUID or name; none: every volume that has exactly one
 	// DiscardOthers agrees that other snapshots of the same volumes go.
 	DiscardOthers bool
+	// Journal is the file for what is staged, "" where that is left to who
+	// recovers.
+	Journal string
 	// PlanOnly stops before the first write.
 	PlanOnly bool
 }
@@ -27,6 +31,7 @@ type InPlacePlan struct {
 	Resumed   bool
 	Done      bool // an earlier run came to its end
 	Bytes     int64
+	Journal   string         // the file, if there is one
 	Rewritten [][]lun.Extent // by source
 	Warnings  []error
 }
@@ -52,14 +57,23 @@ func (a *app) recoverInPlace(ctx context.Context, o InPlaceOptions) error {
 	switch {
 	case errors.Is(err, recovery.ErrDiscards):
 		return hint(&hinted{err: err, is: errUsage}, "--discard-others agrees to that; --serve and --to leave SRC as it is")
+	case errors.Is(err, recovery.ErrJournal):
+		return hint(&hinted{err: err, is: errUsage}, "--journal FILE names it, on a file system that outlives a crash and has room for what is preserved; --serve and --to leave SRC as it is")
 	case errors.Is(err, lun.ErrReadOnly):
 		return hint(err, "--serve and --to leave SRC as it is")
+	case err != nil && plan != nil && plan.staged():
+		return hint(lunError(err), "%s, if it is there, is needed: with it the same command goes on where it was, without it SRC may be lost", plan.Journal)
 	case err != nil && plan != nil:
 		return hint(lunError(err), "nothing is lost: the same command goes on where it was; every view of SRC shows the recovered volumes")
 	case err != nil:
 		return lunError(err)
 	}
 	return a.print(inPlaceResult(plan, o))
+}
+
+// staged reports whether the recovery goes by way of a redo journal.
+func (p *InPlacePlan) staged() bool {
+	return p.Journal != "" && slices.ContainsFunc(p.Volumes, func(v recovery.Recovered) bool { return v.Staged })
 }
 
 // extent is a run of bytes in JSON.
@@ -102,6 +116,8 @@ func inPlaceResult(plan *InPlacePlan, o InPlaceOptions) result {
 				switch {
 				case plan.Done:
 					what += fmt.Sprintf(" from %s: nothing left to do", printable(v.Snapshot))
+				case v.Mode == recovery.Rename:
+					what += fmt.Sprintf(" from %s: they have exchanged their names", printable(v.Snapshot))
 				case v.Mode == recovery.Delete:
 					what += fmt.Sprintf(" from %s: LVM deletes the volume's own thin device at the next activation", printable(v.Snapshot))
 				default:

@@ -14,6 +14,7 @@ import (
 type recoverFlags struct {
 	volumes, also []string
 	to, overlay   string
+	journal       string
 	serve, place  bool
 	discard, plan bool
 	identity      IdentityOptions
@@ -43,9 +44,15 @@ takes its volume's place by a change of metadata alone; LVM deletes the dirty th
 Where SRC is a virtual disk of several files (the extents of a VMDK, the data file of a qcow2), --also names those that
 may be written besides SRC.
 
-A shadow copy of Windows (vss1 is the oldest) and a snapshot of Btrfs (subvol:PATH) are brought back by --to and --serve; --in-place
-is refused for both. Btrfs shows the snapshot under the name of the subvolume that it is of, and by default where that one was
-mounted by default; a guest that mounts by subvolid= has to be told.
+A shadow copy of Windows (vss1 is the oldest) and a snapshot of Btrfs (subvol:PATH) lie in the volume that they are of. --in-place
+stages them: everything that will be written is first written to the redo journal, a file that needs room for all that is
+preserved, and made stable there; only then is SRC written. Interrupted in between, the volume in SRC is half written, says so
+to Cleave, and is mounted by no Btrfs: only the same command with the journal makes it whole, so keep that file. It is removed in
+the end. Of a shadow copy, blocks that were free when it was made stay as they are, and afterwards the volume has no shadow copies:
+the files of their store, in System Volume Information, remain as allocated clusters until somebody deletes them.
+Btrfs shows the snapshot under the name of the subvolume that it is of, and by default where that one was mounted by default, and
+the subvolume as it was under the snapshot's; a guest that mounts by subvolid= has to be told. Its tree blocks are changed
+where they are, and the snapshot is no longer listed as one.
 
 --serve copies nothing: it serves each SRC by iSCSI as a LUN in which the volumes show the snapshots' content, until SIGINT
 or SIGTERM. Initiators may write; what they write is kept in temporary files and is gone in the end.
@@ -71,7 +78,7 @@ boot entry anew.`,
   cleave lun recover /dev/sdc --new-identity --to beside-the-original.img`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := r.from.sources(args)
+			s, err := a.sources(c.Context(), &r.from, args)
 			if err != nil {
 				return err
 			}
@@ -88,7 +95,7 @@ boot entry anew.`,
 				return a.serveLUNs(c.Context(), o)
 			case r.place:
 				s.Also = r.also
-				return a.recoverInPlace(c.Context(), InPlaceOptions{Sources: s, Snapshots: r.volumes, DiscardOthers: r.discard, PlanOnly: r.plan})
+				return a.recoverInPlace(c.Context(), InPlaceOptions{Sources: s, Snapshots: r.volumes, DiscardOthers: r.discard, Journal: r.journal, PlanOnly: r.plan})
 			case len(r.volumes) == 0:
 				return a.copyDisk(c.Context(), CopyDiskOptions{Sources: s, To: r.to, Identity: r.identity})
 			}
@@ -106,6 +113,7 @@ boot entry anew.`,
 		f.BoolVar(&r.place, "in-place", false, "write the snapshot over the volume, in SRC itself")
 		f.BoolVar(&r.discard, "discard-others", false, "with --in-place: remove other snapshots of the volume, which it makes worthless")
 		f.StringArrayVar(&r.also, "also", nil, "with --in-place: a file beside SRC, part of its virtual disk, that may be written too; repeat it for several")
+		f.StringVar(&r.journal, "journal", "", "with --in-place of shadow copies and Btrfs: file for the redo journal (default: beside SRC, if that is a file, SRC.cleave-redo)")
 		f.BoolVar(&r.plan, "dry-run", false, "with --in-place: say what would be done, and write nothing")
 		ways = append(ways, "in-place")
 	}
@@ -126,8 +134,8 @@ func (r *recoverFlags) check(target bool, sources int) error {
 		return usagef("say where to: --to FILE, --in-place, or --serve")
 	case (target || r.overlay != "") && !r.serve:
 		return usagef("--portal and what belongs to it go with --serve")
-	case (r.discard || r.plan || len(r.also) > 0) && !r.place:
-		return usagef("--discard-others, --dry-run and --also go with --in-place")
+	case (r.discard || r.plan || r.journal != "" || len(r.also) > 0) && !r.place:
+		return usagef("--discard-others, --journal, --dry-run and --also go with --in-place")
 	case r.identity.Seed != "" && !r.identity.New:
 		return usagef("--identity-seed goes with --new-identity")
 	case r.identity.New && r.place:

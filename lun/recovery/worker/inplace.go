@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cleave-san/cleave/lun"
@@ -45,11 +47,23 @@ func InPlace(ctx context.Context, s Spec, discardOthers bool, begin func(*Plan) 
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	p, err := launch(modeInPlace, &s, config{Snapshots: s.Snapshots, Discard: discardOthers}, ownID(), nil)
+	c := config{Snapshots: s.Snapshots, Discard: discardOthers}
+	var extra []*os.File
+	if s.Journal != nil {
+		f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", s.Journal.Fd()), os.O_RDWR, 0)
+		if err != nil {
+			return nil, fmt.Errorf("redo journal: %w", err)
+		}
+		c.JournalFD, extra = 3, append(extra, f)
+	}
+	p, err := launch(modeInPlace, &s, c, ownID(), extra)
 	if err != nil {
 		return nil, err
 	}
 	rep, err := p.listen(ctx, s.Timeout)
+	for err == nil && rep.Reading {
+		rep, err = p.listen(ctx, s.Timeout)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +98,16 @@ const sayEvery = 100 * time.Millisecond
 
 // inPlace says its plan, and carries it out when it is told to.
 func (c *config) inPlace(ctx context.Context, contents *open.Contents, begin <-chan struct{}, stdout io.Writer) error {
-	p, err := recovery.PrepareInPlace(ctx, contents, recovery.InPlaceOptions{Snapshots: c.Snapshots, DiscardOthers: c.Discard})
+	o := recovery.InPlaceOptions{Snapshots: c.Snapshots, DiscardOthers: c.Discard}
+	var alive atomic.Bool
+	alive.Store(true)
+	if c.JournalFD != 0 {
+		f := os.NewFile(uintptr(c.JournalFD), "journal")
+		defer f.Close()
+		o.Journal = &beating{File: f, stdout: stdout, on: &alive}
+	}
+	p, err := recovery.PrepareInPlace(ctx, contents, o)
+	alive.Store(false) // from here on there are others
 	if err != nil {
 		return err
 	}
@@ -132,4 +155,23 @@ func (c *config) inPlace(ctx context.Context, contents *open.Contents, begin <-c
 		return fmt.Errorf("recover in place: %w", err)
 	}
 	return say(stdout, reply{Done: true})
+}
+
+// beating is a journal, a large one of which takes long to be read before there is a
+// plan: what is read of it is a sign of life.
+type beating struct {
+	*os.File
+	stdout io.Writer
+	on     *atomic.Bool
+	last   time.Time
+}
+
+func (b *beating) ReadAt(p []byte, off int64) (int, error) {
+	if b.on.Load() && time.Since(b.last) > sayEvery {
+		b.last = time.Now()
+		if err := say(b.stdout, reply{Reading: true}); err != nil {
+			return 0, err
+		}
+	}
+	return b.File.ReadAt(p, off)
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/lun/nbd"
+	"github.com/cleave-san/cleave/lun/process"
 )
 
 // child is a worker as its launcher sees it.
@@ -34,6 +35,8 @@ type child struct {
 
 	stop  context.CancelFunc // ends the serving of devices
 	bases sync.WaitGroup     // who serve them
+	lends bool               // devices are lent where they can be, not served from here
+	lent  []process.Process  // who serve those
 	over  chan struct{}      // closed when the process is reaped …
 	err   error              // … with this
 }
@@ -42,11 +45,14 @@ type child struct {
 // the descriptors, from 3 on, before those of the sources; launch closes them
 // all on this side. id is the worker's user, 0 for ours.
 func launch(m mode, s *Spec, c config, id uint32, extra []*os.File) (_ *child, err error) {
-	p := &child{tail: &tail{also: s.Stderr}, over: make(chan struct{})}
+	p := &child{tail: &tail{also: s.Stderr}, lends: s.Detachable, over: make(chan struct{})}
 	files := extra
 	defer func() {
 		for _, f := range files {
 			f.Close()
+		}
+		if err != nil {
+			p.giveBack()
 		}
 		if err != nil {
 			err = fmt.Errorf("starting a recovery worker: %w", err)
@@ -179,6 +185,16 @@ func (p *child) hand(ctx context.Context, src Source, cs *configSource, writable
 		return nil, err
 	}
 	ours, theirs := os.NewFile(uintptr(pair[0]), "nbd"), os.NewFile(uintptr(pair[1]), "nbd")
+	if l, ok := src.Device.(lun.Lender); ok && p.lends && !writable {
+		defer done()
+		defer ours.Close()
+		if err := p.borrow(ctx, l, ours); err != nil {
+			theirs.Close()
+			return nil, err
+		}
+		cs.NBD = true
+		return theirs, nil
+	}
 	conn, err := net.FileConn(ours)
 	ours.Close()
 	if err != nil {
@@ -197,6 +213,27 @@ func (p *child) hand(ctx context.Context, src Source, cs *configSource, writable
 	})
 	cs.NBD = true
 	return theirs, nil
+}
+
+// borrow has a device served at the other end of conn by a process of its own.
+func (p *child) borrow(ctx context.Context, l lun.Lender, conn *os.File) error {
+	pid, err := l.Lend(ctx, conn)
+	if err != nil {
+		return err
+	}
+	of, err := process.Of(pid)
+	if err != nil {
+		return fmt.Errorf("its lender: %w", err)
+	}
+	p.lent = append(p.lent, of)
+	return nil
+}
+
+// giveBack waits for the lenders of a worker that is gone.
+func (p *child) giveBack() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*leaving)
+	defer cancel()
+	_ = over(ctx, p.lent) // nobody is left whom they serve
 }
 
 func arguments(m mode, s *Spec) []string {
@@ -304,6 +341,7 @@ func (p *child) end() {
 	p.kill()
 	<-p.over
 	p.bases.Wait()
+	p.giveBack()
 	p.stdin.Close()
 	p.stdout.Close()
 }

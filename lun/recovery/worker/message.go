@@ -59,6 +59,7 @@ type config struct {
 	Containers bool                `json:"containers,omitempty"`
 	Snapshot   string              `json:"containerSnapshot,omitempty"`
 	Discard    bool                `json:"discardOthers,omitempty"`
+	JournalFD  int                 `json:"journalFd,omitempty"`
 	Places     []open.Place        `json:"places,omitempty"`
 	NoRecovery bool                `json:"noRecovery,omitempty"`
 }
@@ -73,7 +74,8 @@ type configSource struct {
 }
 
 // reply is a line that a worker writes to its standard output: one, but for
-// modeInPlace, which says its plan, then how far it is, and in the end Done.
+// modeInPlace, which says its plan, then how far it is, and in the end Done, and
+// before all that Reading, now and then, while it reads a journal.
 type reply struct {
 	Error    *Error             `json:"error,omitempty"`
 	View     *Ready             `json:"view,omitempty"`
@@ -86,6 +88,7 @@ type reply struct {
 	Confinement *Confinement `json:"confinement,omitempty"`
 	Plan        *Plan        `json:"plan,omitempty"`
 	Written     int64        `json:"written,omitempty"` // bytes, of Plan's
+	Reading     bool         `json:"reading,omitempty"`
 	Done        bool         `json:"done,omitempty"`
 }
 
@@ -105,7 +108,7 @@ type foundVolume struct {
 
 // Error is what went wrong in a worker that could still say so. errors.Is
 // knows recovery.ErrNoSnapshot, recovery.ErrChoice, recovery.ErrDiscards,
-// open.ErrNotFound, lun.ErrReadOnly,
+// recovery.ErrJournal, open.ErrNotFound, lun.ErrReadOnly,
 // vdisk.ErrOtherFile, open.ErrNoFileSystem, fs.ErrDirty and lun.ErrNotFormat in it; a *lun.FormatError is in Format.
 type Error struct {
 	Text   string           `json:"text"`
@@ -114,7 +117,7 @@ type Error struct {
 }
 
 var causes = map[string]error{
-	"no-snapshot": recovery.ErrNoSnapshot, "choice": recovery.ErrChoice, "discards": recovery.ErrDiscards, "read-only": lun.ErrReadOnly,
+	"no-snapshot": recovery.ErrNoSnapshot, "choice": recovery.ErrChoice, "discards": recovery.ErrDiscards, "journal": recovery.ErrJournal, "read-only": lun.ErrReadOnly,
 	"not-found": open.ErrNotFound, "other-file": vdisk.ErrOtherFile, "not-format": lun.ErrNotFormat, "no-space": lun.ErrNoSpace,
 	"no-file-system": open.ErrNoFileSystem, "dirty": fs.ErrDirty,
 }

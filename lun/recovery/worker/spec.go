@@ -19,8 +19,9 @@ type Source struct {
 	// Name is what messages call it.
 	Name string
 	// Device must stay open while the worker lives, but for one that is a
-	// lun.Filer, whose descriptor the worker gets, reopened read-only. Any
-	// other is served to the worker from this process.
+	// lun.Filer, whose descriptor the worker gets, reopened read-only. A
+	// lun.Lender is served to a worker that may be detached by a process of its
+	// own, and any other from this process.
 	Device lun.Device
 	// Files opens the further files that a container in Device names, on this
 	// side: the worker gets descriptors, for reading only but where InPlace
@@ -62,8 +63,15 @@ type Spec struct {
 	OverlayDir string
 	// OverlayLimit bounds what is written to each device, in bytes; 0: none.
 	OverlayLimit int64
-	// Detachable lets Worker.Detach be called. All devices must be lun.Filers.
+	// Detachable lets Worker.Detach be called. All devices must be lun.Filers or
+	// lun.Lenders.
 	Detachable bool
+
+	// Journal is for InPlace, where a recovery is staged: it keeps what is about to
+	// be written; see recovery.InPlaceOptions. It is open for reading and writing,
+	// and lies on none of the sources. nil refuses such recoveries. What it holds in
+	// the end is no longer needed once InPlace has returned no error.
+	Journal *os.File
 
 	// Timeout bounds the whole of Inspect and Check, Start until the view is
 	// served, and each step of InPlace. Default 2 min.
@@ -100,8 +108,10 @@ func (s *Spec) check() error {
 		if src.Device == nil {
 			return fmt.Errorf("recovery worker: %s has no device", src.Name)
 		}
-		if _, ok := src.Device.(lun.Filer); !ok && s.Detachable {
-			return fmt.Errorf("recovery worker: %s is no file, so a worker on it can't outlive this process", src.Name)
+		_, file := src.Device.(lun.Filer)
+		_, lent := src.Device.(lun.Lender)
+		if s.Detachable && !file && !lent {
+			return fmt.Errorf("recovery worker: %s is no file and can't be lent, so a worker on it can't outlive this process", src.Name)
 		}
 	}
 	return nil

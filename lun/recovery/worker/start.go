@@ -95,7 +95,7 @@ func Start(ctx context.Context, s Spec) (_ *Worker, err error) {
 		p.end()
 		return nil, fmt.Errorf("recovery worker: %w", err)
 	}
-	return &Worker{Ready: *rep.View, Handle: Handle{Process: id, Socket: s.Socket}, p: p}, nil
+	return &Worker{Ready: *rep.View, Handle: Handle{Process: id, Socket: s.Socket, Lenders: p.lent}, p: p}, nil
 }
 
 // newSocket makes a listening socket that only this user can connect to, and

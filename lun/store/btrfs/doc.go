@@ -3,7 +3,7 @@
 // lun/fs/btrfs.
 //
 // Open reads the superblock and the chunk tree; Subvolumes reads the root tree.
-// FS.Tree and Tree.Walk are how everything else is read. Nothing is ever written:
+// FS.Tree and Tree.Walk are how everything else is read. Nothing is ever written here:
 // Revert makes the changes that put a subvolume back to its snapshot, as patches of
 // a few tree blocks, and whoever called it writes them or shows them.
 //

@@ -107,6 +107,17 @@ func (e *Edit) Revert(snap *Subvolume) error {
 	})
 }
 
+// Forget has a snapshot be one no more, so that Revert refuses it: nobody exchanges
+// names a second time and gets the old state back for the new one.
+func (e *Edit) Forget(snap *Subvolume) error {
+	return e.change(e.f.rootTree(), snap.key, func(b []byte) error {
+		if len(b) >= rootItemSize {
+			clear(b[263:279]) // parent_uuid
+		}
+		return nil
+	})
+}
+
 // MakeDefault has a subvolume mounted where a guest asks for none.
 func (e *Edit) MakeDefault(s *Subvolume) error {
 	e.super = true

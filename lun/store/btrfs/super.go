@@ -13,10 +13,13 @@ const (
 	superSize = 4096
 	sector    = 512
 	magic     = "_BHRfS_M"
+	// Guard is the sector without which a device is no Btrfs: the first of the
+	// superblock that counts.
+	Guard = 64 << 10
 )
 
 // superAt are the places of the superblock; the kernel mounts by the first.
-var superAt = []int64{64 << 10, 64 << 20, 256 << 30}
+var superAt = []int64{Guard, 64 << 20, 256 << 30}
 
 var le = binary.LittleEndian
 

@@ -2,7 +2,14 @@
 // the store of the Microsoft Software Shadow Copy provider (volsnap.sys).
 //
 // Read reads the volume's header and its catalog, and lists the shadow copies;
-// Volume.Open makes one of them a device. Nothing is ever written.
+// Volume.Open makes one of them a device. Nothing is ever written here.
+//
+// Whoever writes a shadow copy over its volume zeroes CatalogField. The stores' lists
+// name blocks of a volume that is no more, so none of the copies may be found again:
+// with that field zero there are none, to libvshadow as to this package. The file
+// system that comes back knows the files of the stores that were there at its time;
+// they hold what nobody reads, and take space in System Volume Information until
+// they are deleted. That Windows itself deletes them was not tried.
 //
 // A store keeps blocks of 16 KiB that were overwritten since its shadow copy was
 // made and before the next one was. So a shadow copy is read through a chain: its

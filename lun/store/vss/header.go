@@ -18,8 +18,10 @@ const (
 	// CatalogField is where a volume says at which byte its catalog begins, 8
 	// bytes in one sector. Zeroes there: there are no shadow copies.
 	CatalogField = headerAt + 48
-	blockHeader  = 128 // before each block's own content
-	body         = Block - blockHeader
+	// Guard is the sector without which a volume has no shadow copies.
+	Guard       = headerAt
+	blockHeader = 128 // before each block's own content
+	body        = Block - blockHeader
 	// maxVolume is what 32 bits of blocks reach; VSS itself ends there, too.
 	maxVolume = 1 << 46
 )
