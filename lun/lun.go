@@ -1,6 +1,7 @@
 package lun
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -75,6 +76,15 @@ type Blocker interface {
 // the Device. The file stays owned by the Device.
 type Filer interface {
 	File() *os.File
+}
+
+// Lender is a Device that a process of its own can serve in place of this one.
+type Lender interface {
+	// Lend has a process answer whoever speaks NBD at the other end of conn, for
+	// reading only, until that end is closed, and returns its ID once it does. It
+	// outlives this process and the Device, which may be closed. conn stays the
+	// caller's to close.
+	Lend(ctx context.Context, conn *os.File) (pid int, err error)
 }
 
 // Errors of a Device. They are compared with errors.Is and wrapped with the

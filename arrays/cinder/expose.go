@@ -3,6 +3,8 @@ package cinder
 import (
 	"context"
 	"io"
+	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/cleave-san/cleave/arrays/driver"
@@ -89,8 +91,8 @@ func (d *Driver) Unexpose(ctx context.Context, id driver.SnapshotID) error {
 const giveUp = time.Minute
 
 // Open implements driver.Opener: a volume of its own is made of the snapshot and
-// attached to this host. Closing it takes it away; what a crash leaves goes with
-// the snapshot.
+// attached to this host. Closing it takes it away, unless it was lent; what that or
+// a crash leaves goes with the snapshot.
 func (d *Driver) Open(ctx context.Context, id driver.SnapshotID) (lun.Device, error) {
 	if d.o.Connect == nil {
 		return nil, driver.Errorf(driver.NotSupported, "this host is not set up to reach Cinder's volumes")
@@ -114,25 +116,44 @@ func (d *Driver) Open(ctx context.Context, id driver.SnapshotID) (lun.Device, er
 		_ = r.drop() // else it goes with the snapshot
 		return nil, err
 	}
+	if l, ok := r.Device.(lun.Lender); ok {
+		return &lending{reading: r, lender: l}, nil
+	}
 	return r, nil
 }
 
 // reading is a volume that is there to be read.
 type reading struct {
 	lun.Device
-	d *Driver
-	v volume
+	d    *Driver
+	v    volume
+	lent atomic.Bool
+}
+
+// lending is one that a process of its own can serve.
+type lending struct {
+	*reading
+	lender lun.Lender
+}
+
+// Lend implements lun.Lender.
+func (l *lending) Lend(ctx context.Context, conn *os.File) (int, error) {
+	l.lent.Store(true)
+	return l.lender.Lend(ctx, conn)
 }
 
 // WriteAt implements lun.Device.
 func (r *reading) WriteAt([]byte, int64) (int, error) { return 0, lun.ErrReadOnly }
 
-// Close takes the volume away.
+// Close takes the volume away, unless somebody else may still read it.
 func (r *reading) Close() error {
 	if c, ok := r.Device.(io.Closer); ok {
 		if err := c.Close(); err != nil {
 			return err
 		}
+	}
+	if r.lent.Load() {
+		return nil
 	}
 	return r.drop()
 }

@@ -242,6 +242,9 @@ type Volume struct {
 	Identity lun.Identity `json:"identity,omitzero"`
 	State    ReplicaState `json:"state"`
 	Mirrors  int          `json:"mirrors"` // in sync now; 1 for an array that does not say
+	// FullCopy says that what a split takes does not come back: the volume needs a
+	// whole new mirror before the next one.
+	FullCopy bool `json:"fullCopy,omitempty"`
 }
 
 // Method is how a snapshot came to be.

@@ -232,10 +232,17 @@ func (d *Driver) Resolve(ctx context.Context, disk driver.Disk) (driver.Volume, 
 	}
 	for _, v := range g.lvs {
 		if v.active && v.major == int64(unix.Major(st.Rdev)) && v.minor == int64(unix.Minor(st.Rdev)) && g.isVolume(v) {
-			return g.volume(v), nil
+			return d.volume(g, v), nil
 		}
 	}
 	return driver.Volume{}, driver.Errorf(driver.NotMine, "%s is no volume of group %s", disk.Path, d.o.Group)
+}
+
+// volume is a logical volume as this array splits it.
+func (d *Driver) volume(g *group, v *lv) driver.Volume {
+	x := g.volume(v)
+	x.FullCopy = d.o.Method == FullSplit
+	return x
 }
 
 // isVolume reports whether production may write to a logical volume: it is no part

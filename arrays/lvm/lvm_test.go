@@ -129,6 +129,22 @@ func TestTrackedSplit(t *testing.T) {
 	}
 }
 
+// TestFullCopy: what a split takes comes back by one method and not by the other.
+func TestFullCopy(t *testing.T) {
+	for m, want := range map[Method]bool{TrackedSplit: false, FullSplit: true, Snapshots: false} {
+		d, _ := newPlayed(t, m, recorded(t, "fresh"))
+		g, err := d.read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range g.lvs {
+			if v.uuid == mirrorUUID && d.volume(g, v).FullCopy != want {
+				t.Errorf("%s: full copy is %v", m, !want)
+			}
+		}
+	}
+}
+
 func TestFullSplit(t *testing.T) {
 	fresh := recorded(t, "fresh")
 	// lvconvert was done, and nobody came to tag what came off.

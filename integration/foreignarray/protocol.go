@@ -19,6 +19,8 @@ type (
 	}
 	args struct {
 		Path     string   `json:"path"`
+		IQN      string   `json:"iqn"`
+		LUN      uint64   `json:"lun"`
 		Tag      string   `json:"tag"`
 		Volumes  []string `json:"volumes"`
 		Snapshot string   `json:"snapshot"`
@@ -105,7 +107,7 @@ func (s store) answer(r request) (any, error) {
 	a := r.Args
 	switch r.Call {
 	case "resolve":
-		return s.resolve(a.Path)
+		return s.resolve(a)
 	case "prepare":
 		for _, v := range a.Volumes {
 			if _, err := s.size(v); err != nil {

@@ -38,6 +38,11 @@ func (s store) lock() (over func(), err error) {
 	return func() { f.Close() }, os.MkdirAll(filepath.Join(s.dir, "snapshots"), 0o700)
 }
 
+// presentedAs is what the name of a target begins with that a volume is served as; the
+// volume follows. Who serves it is the host's affair: gotgt answers nothing any more
+// after an initiator's ping, and VMs have some every five seconds.
+const presentedAs = "iqn.2016-04.org.example:volume."
+
 func (s store) volume(v string) string { return filepath.Join(s.dir, v+".raw") }
 
 func (s store) size(v string) (int64, error) {
@@ -51,8 +56,12 @@ func (s store) size(v string) (int64, error) {
 	return fi.Size(), nil
 }
 
-// resolve knows a volume by its path.
-func (s store) resolve(p string) (any, error) {
+// resolve knows a volume by its path, or by the target that it is presented as.
+func (s store) resolve(x args) (any, error) {
+	p := x.Path
+	if v, ok := strings.CutPrefix(x.IQN, presentedAs); ok && x.LUN == 1 {
+		p = s.volume(v)
+	}
 	v, ok := strings.CutSuffix(filepath.Base(p), ".raw")
 	size, err := s.size(v)
 	if !ok || err != nil || p == "" {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cleave-san/cleave/integration/lab"
+	"github.com/cleave-san/cleave/integration/toxiproxy"
 )
 
 // cutsFor is how long connections are cut at random: CLEAVE_CUTS, as "1h", or
@@ -39,8 +40,8 @@ func cutsFor(t *testing.T) time.Duration {
 // error may reach either.
 func TestRandomCuts(t *testing.T) {
 	ctx, s := newArray(t, 1)
-	tp := startToxiproxy(t)
-	portal := tp.proxy("cut", s.Portals()[0])
+	tp := toxiproxy.Start(t)
+	portal := tp.Proxy("cut", s.Portals()[0])
 	if _, err := s.Disk(ctx, "kernel", "96MiB"); err != nil {
 		t.Fatal(err)
 	}
@@ -69,16 +70,16 @@ func TestRandomCuts(t *testing.T) {
 	for end := time.Now().Add(long); time.Now().Before(end); cuts++ {
 		switch rnd.IntN(4) {
 		case 0:
-			tp.enable("cut", false)
+			tp.Enable("cut", false)
 		case 1: // in the middle of whatever is being sent
-			tp.toxic("cut", "limit_data", map[string]any{"bytes": 1 + rnd.IntN(1<<20)})
+			tp.Toxic("cut", "limit_data", map[string]any{"bytes": 1 + rnd.IntN(1<<20)})
 		case 2:
-			tp.toxic("cut", "reset_peer", map[string]any{"timeout": rnd.IntN(300)})
+			tp.Toxic("cut", "reset_peer", map[string]any{"timeout": rnd.IntN(300)})
 		case 3: // silence: nothing arrives, and nobody says so
-			tp.toxic("cut", "timeout", map[string]any{"timeout": 0})
+			tp.Toxic("cut", "timeout", map[string]any{"timeout": 0})
 		}
 		time.Sleep(time.Duration(200+rnd.IntN(5000)) * time.Millisecond)
-		tp.reset()
+		tp.Reset()
 		time.Sleep(time.Duration(500+rnd.IntN(6000)) * time.Millisecond)
 		if cuts%8 == 7 {
 			for _, l := range loads {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cleave-san/cleave/integration/lab"
 	"github.com/cleave-san/cleave/integration/stage"
+	"github.com/cleave-san/cleave/integration/toxiproxy"
 )
 
 // host is a VM whose kernel is the initiator, and the array that it logs in to.
@@ -235,8 +236,8 @@ udevadm settle -t 60
 func TestKernelMultipath(t *testing.T) {
 	ctx, s := newArray(t, 2)
 	h := newHost(ctx, t, s)
-	tp := startToxiproxy(t)
-	second := tp.proxy("second", s.Portals()[1])
+	tp := toxiproxy.Start(t)
+	second := tp.Proxy("second", s.Portals()[1])
 	if _, err := s.Disk(ctx, "data", "256MiB"); err != nil {
 		t.Fatal(err)
 	}
@@ -250,10 +251,10 @@ func TestKernelMultipath(t *testing.T) {
 	load := h.startFio("map", "/mnt/x/file", dm)
 	load.goesOn()
 
-	tp.enable("second", false)
+	tp.Enable("second", false)
 	h.paths("failed", 1)
 	load.goesOn()
-	tp.enable("second", true)
+	tp.Enable("second", true)
 	h.paths("active", 2)
 
 	h.stage.KillArray()

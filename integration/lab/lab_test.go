@@ -101,7 +101,7 @@ func TestDefaults(t *testing.T) {
 		"needs a disk":        {Kind: DB},
 		`kind "what"`:         {Kind: "what"},
 		"only lower-case":     {Kind: Proof, Name: "A b"},
-		"file or a LUN":       {Kind: Proof, Disks: []Disk{{}}},
+		"a file, a LUN or":    {Kind: Proof, Disks: []Disk{{}}},
 		"scsi-block needs":    {Kind: Proof, Disks: []Disk{{File: "f", Bus: SCSIBlock}}},
 		`cache mode "direct"`: {Kind: Proof, Disks: []Disk{{File: "f", Cache: "direct"}}},
 		`bus "ide"`:           {Kind: Proof, Disks: []Disk{{File: "f", Bus: "ide"}}},

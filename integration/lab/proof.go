@@ -20,8 +20,9 @@ type Volume struct {
 	Clean bool
 }
 
-// withDisk wraps a script so that LVM sees the one disk only: several copies of
-// a disk carry the same UUIDs, and only one may be looked at at a time. The
+// withDisk wraps a script so that LVM sees the one disk only, or those that match
+// a pattern ("/dev/sd[ab]"): several copies of a disk carry the same UUIDs, and
+// only one may be looked at at a time. The
 // script finds vgdata active; afterwards it is inactive again.
 func withDisk(disk, script string) string {
 	return onlyDisk(disk) + "vgchange -q -ay vgdata >/dev/null && vgmknodes vgdata || exit 1\n(\n" + script +

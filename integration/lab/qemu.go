@@ -96,6 +96,9 @@ func diskArgs(disks []Disk, dir string) ([]string, error) {
 				proto["user"], proto["password-secret"] = l.User, id
 			}
 		}
+		if d.Node != nil {
+			proto = d.Node
+		}
 		block, err := blockArgs(d, proto)
 		if err != nil {
 			return nil, err
@@ -133,7 +136,7 @@ func blockArgs(d Disk, proto map[string]any) ([]string, error) {
 		return []string{"-drive", drive}, nil
 	}
 	node, err := json.Marshal(map[string]any{
-		"driver": "raw", "node-name": d.ID + "-node", "read-only": d.ReadOnly, "discard": "unmap", "file": proto,
+		"driver": d.Format, "node-name": d.ID + "-node", "read-only": d.ReadOnly, "discard": "unmap", "file": proto,
 		"cache": map[string]bool{"direct": d.Cache == "none", "no-flush": d.Cache == "unsafe"},
 	})
 	if err != nil {

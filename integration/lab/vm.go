@@ -11,8 +11,9 @@ type Kind string
 
 const (
 	// DB runs the QEMU guest agent and PostgreSQL, its data on ext4 on the
-	// logical volume vgdata/pgdata of the first disk (see Layout). A disk that
-	// already holds vgdata is used as it is.
+	// logical volume vgdata/pgdata of the first disk (see Layout), its WAL, if that
+	// has a volume, on the second if there is one. Disks that already hold vgdata
+	// are used as they are.
 	DB Kind = "db"
 	// Legacy has no agent: ext4 on the whole first disk, mounted at /srv/data,
 	// and a writer that appends to /srv/data/lines five times a second.
@@ -64,19 +65,23 @@ type Bus string
 
 const (
 	VirtioBlk Bus = "virtio-blk" // vda, vdb, …
+	// Linux probes SCSI disks at once: of several, any may become sda.
 	SCSIHD    Bus = "scsi-hd"    // sda, sdb, …, QEMU's own SCSI disk
 	SCSIBlock Bus = "scsi-block" // sda, sdb, …, commands passed to the LUN: the guest sees its identity
 )
 
-// Disk is one disk of a VM: a raw file of the host, or a LUN reached by QEMU's
-// own iSCSI initiator. Exactly one of File and LUN is set.
+// Disk is one disk of a VM: a file of the host, a LUN reached by QEMU's own
+// iSCSI initiator, or what another driver of QEMU's reaches. Exactly one of File,
+// LUN and Node is set.
 type Disk struct {
 	// ID is the qdev id and, with "-node" after it, the block node's name;
 	// default "disk1", "disk2", …
-	ID   string
-	File string
-	LUN  *LUN
-	Bus  Bus // default VirtioBlk
+	ID     string
+	File   string
+	Format string // of File, in QEMU's words: "vhdx", "vpc", …; default "raw"
+	LUN    *LUN
+	Node   map[string]any // options of QEMU's block driver (BlockdevOptions)
+	Bus    Bus            // default VirtioBlk
 	// Cache is QEMU's cache mode: "none" (default: O_DIRECT, flushes passed on),
 	// "writeback", or "unsafe" (flushes ignored).
 	Cache    string
@@ -132,6 +137,9 @@ func (v VM) withDefaults() (VM, error) {
 		if d.ID == "" {
 			d.ID = fmt.Sprintf("disk%d", i+1)
 		}
+		if d.Format == "" {
+			d.Format = "raw"
+		}
 		if d.Bus == "" {
 			d.Bus = VirtioBlk
 		}
@@ -147,10 +155,22 @@ func (v VM) withDefaults() (VM, error) {
 	return v, nil
 }
 
+// count is how many of them are true.
+func count(bs ...bool) (n int) {
+	for _, b := range bs {
+		if b {
+			n++
+		}
+	}
+	return n
+}
+
 func (d Disk) check() error {
 	switch {
-	case (d.File == "") == (d.LUN == nil):
-		return errors.New("needs a file or a LUN, and not both")
+	case count(d.File != "", d.LUN != nil, d.Node != nil) != 1:
+		return errors.New("needs a file, a LUN or a node, and only one of them")
+	case d.Format != "raw" && (d.LUN != nil || d.Scratch):
+		return errors.New("only a file that is no scratch disk has a format")
 	case d.Bus != VirtioBlk && d.Bus != SCSIHD && d.Bus != SCSIBlock:
 		return fmt.Errorf("bus %q is not known", d.Bus)
 	case d.Bus == SCSIBlock && d.LUN == nil:

@@ -22,8 +22,20 @@ type scene struct {
 	*testing.T
 	ctx        context.Context
 	stage      *stage.Stage
+	storage    storage // nil: the stage's own array
 	load       string
+	canary     bool // db has one
 	db, legacy *lab.Machine
+}
+
+// storage is an array of other hands, on which VMs have their disks.
+type storage interface {
+	// arrays are its entries in the control plane's configuration.
+	arrays() []string
+	// disk makes a disk of so many bytes.
+	disk(s *scene, name string, size int64) lab.Disk
+	// wantNothingLeft fails if anything of a set is still there.
+	wantNothingLeft(s *scene)
 }
 
 // program builds cleave once.
@@ -42,6 +54,13 @@ var program = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 3 && os.Args[1] == relayCommand {
+		if err := relay(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	code := m.Run()
 	if exe, err := program(); err == nil {
 		if err := os.RemoveAll(filepath.Dir(exe)); err != nil {
@@ -54,12 +73,17 @@ func TestMain(m *testing.M) {
 // open sets the scene: array, VMs, load, control plane.
 func open(t *testing.T, layout lab.Layout, legacy bool) *scene {
 	t.Helper()
+	return openOn(t, nil, layout, legacy)
+}
+
+func openOn(t *testing.T, where storage, layout lab.Layout, legacy bool) *scene {
+	t.Helper()
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("needs QEMU (Debian: qemu-system-x86)")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 	t.Cleanup(cancel)
-	s := &scene{T: t, ctx: ctx}
+	s := &scene{T: t, ctx: ctx, storage: where}
 	exe, err := program()
 	s.ok(err)
 	s.load, err = lab.GuestLoad(ctx)
@@ -67,28 +91,40 @@ func open(t *testing.T, layout lab.Layout, legacy bool) *scene {
 	dir, err := os.MkdirTemp("", "cleave-")
 	s.ok(err)
 	t.Cleanup(func() { s.ok(os.RemoveAll(dir)) })
-	s.stage, err = stage.New(ctx, stage.Options{Exe: exe, Dir: dir})
+	o := stage.Options{Exe: exe, Dir: dir}
+	if where != nil {
+		o.Arrays = where.arrays()
+	}
+	s.stage, err = stage.New(ctx, o)
 	s.ok(err)
 	t.Cleanup(s.close)
 
-	lun, err := s.stage.Disk(ctx, "db", "2GiB")
-	s.ok(err)
-	s.db, err = lab.Boot(ctx, lab.VM{Name: "db", Kind: lab.DB, Disks: []lab.Disk{{LUN: &lun, Bus: lab.SCSIHD}}, Layout: layout})
+	s.db, err = lab.Boot(ctx, lab.VM{Name: "db", Kind: lab.DB, Disks: []lab.Disk{s.disk("db", 2<<30)}, Layout: layout})
 	s.ok(err)
 	vms := []*lab.Machine{s.db}
 	if legacy {
-		lun, err := s.stage.Disk(ctx, "legacy", "256MiB")
-		s.ok(err)
-		s.legacy, err = lab.Boot(ctx, lab.VM{Name: "legacy", Kind: lab.Legacy, Memory: 256, Disks: []lab.Disk{{LUN: &lun, Bus: lab.SCSIHD}}})
+		s.legacy, err = lab.Boot(ctx, lab.VM{Name: "legacy", Kind: lab.Legacy, Memory: 256, Disks: []lab.Disk{s.disk("legacy", 256<<20)}})
 		s.ok(err)
 		vms = append(vms, s.legacy)
 	}
 	s.ok(s.db.StartInserts(ctx, s.load))
 	if layout.Canary != "" {
+		s.canary = true
 		s.ok(s.db.StartCanary(ctx, s.load, "/dev/vgdata/canary"))
 	}
 	s.ok(s.stage.StartServe(ctx, vms...))
 	return s
+}
+
+// disk makes a disk of so many bytes where the scene has its disks.
+func (s *scene) disk(name string, size int64) lab.Disk {
+	s.Helper()
+	if s.storage != nil {
+		return s.storage.disk(s, name, size)
+	}
+	lun, err := s.stage.Disk(s.ctx, name, fmt.Sprint(size))
+	s.ok(err)
+	return lab.Disk{LUN: &lun, Bus: lab.SCSIHD}
 }
 
 func (s *scene) close() {
@@ -166,6 +202,9 @@ func (s *scene) wantNothingLeft() {
 	}
 	if p := s.stage.Workers(); len(p) > 0 {
 		s.Errorf("still running: %q", p)
+	}
+	if s.storage != nil {
+		s.storage.wantNothingLeft(s)
 	}
 }
 

@@ -73,5 +73,9 @@ func (s *scene) prove(set orchestrator.Set, label string) {
 	s.check(n.Check(record, began, ended))
 	s.check(proof.CheckCluster(s.ctx))
 	s.check(proof.StopCluster(s.ctx, disk))
+	if s.canary {
+		_, err := proof.CheckCanary(s.ctx, s.load, disk)
+		s.check(err)
+	}
 	s.Logf("FIGURE commits recovered: %d", n.Count)
 }

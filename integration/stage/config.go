@@ -17,10 +17,11 @@ arrays:
   - name: main
     type: embedded
     socket: %s
-writers:
-  - type: qemu
-    vms:
 `, s.path("serve"), s.path("c.sock"), s.path("p.sock"))
+	for _, a := range s.o.Arrays {
+		b.WriteString("  - " + strings.ReplaceAll(strings.TrimSpace(a), "\n", "\n    ") + "\n")
+	}
+	b.WriteString("writers:\n  - type: qemu\n    vms:\n")
 	for _, m := range s.vms {
 		fmt.Fprintf(&b, "      - name: %s\n        qmp: %s\n", m.Name(), m.QMPSocket())
 		if a := m.AgentSocket(); exists(a) {

@@ -73,7 +73,7 @@ func (s *Stage) Wait(ctx context.Context, id orchestrator.SetID) (orchestrator.S
 	}
 }
 
-// Workers lists the worker and guard processes of the stage's program.
+// Workers lists the worker, lender and guard processes of the stage's program.
 func (s *Stage) Workers() []string {
 	var out []string
 	dirs, err := filepath.Glob("/proc/[0-9]*")
@@ -87,7 +87,7 @@ func (s *Stage) Workers() []string {
 		}
 		line := strings.ReplaceAll(strings.TrimRight(string(b), "\x00"), "\x00", " ")
 		exe, err := os.Readlink(filepath.Join(d, "exe"))
-		if err == nil && exe == s.o.Exe && (strings.Contains(line, " worker ") || strings.Contains(line, " guard ")) {
+		if err == nil && exe == s.o.Exe && (strings.Contains(line, " worker ") || strings.Contains(line, " guard ") || strings.HasSuffix(line, " lend")) {
 			out = append(out, line)
 		}
 	}

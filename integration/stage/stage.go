@@ -36,6 +36,9 @@ type Options struct {
 	Dir string
 	// Portals is how many portals the array has; default 1.
 	Portals int
+	// Arrays are further arrays of the control plane's, each with the lines of its
+	// entry in cleave.yaml.
+	Arrays []string
 	// Output receives what the array and control plane log; nil: files in Dir.
 	Output io.Writer
 }

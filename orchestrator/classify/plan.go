@@ -6,6 +6,7 @@ package classify
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cleave-san/cleave/orchestrator"
 )
@@ -20,7 +21,10 @@ type Facts struct {
 type Disk struct {
 	Array   string
 	Volume  string
-	Problem string // why it lies on no volume that an array answers for
+	Also    []string // further volumes that it lies on, "array/volume"
+	Problem string   // why it lies on no volume that an array answers for
+	// Hosted: it lies on a host's volume, which it shares.
+	Hosted bool
 }
 
 // Plan sorts a VM (the patent's determination module, 107). The first rule that
@@ -69,12 +73,28 @@ func blocked(f Facts) string {
 			return fmt.Sprintf("disk %s: %s", d.Device, f.Disks[i].Problem)
 		case d.Cache == "unsafe":
 			return fmt.Sprintf("disk %s: cache mode is unsafe: what the guest flushes does not reach the volume", d.Device)
-		case d.Format != "raw":
-			return fmt.Sprintf("disk %s: format %s on the volume is not recovered yet; raw is", d.Device, d.Format)
+		case d.Backing != "":
+			return fmt.Sprintf("disk %s: it has a backing file (%.80q), so what it holds does not lie in one place", d.Device, d.Backing)
+		case !f.Disks[i].Hosted && d.Format != "raw":
+			return fmt.Sprintf("disk %s: format %s on the volume itself is not recovered; raw is, and any in a file of a host's volume", d.Device, d.Format)
+		case Format(d.Format) == "":
+			return fmt.Sprintf("disk %s: format %s is not read", d.Device, d.Format)
 		}
 	}
 	if disks == 0 {
 		return "it has no disk of its own"
+	}
+	return ""
+}
+
+// Format is the container's format by lun/vdisk's name, from a hypervisor's; "" if
+// it is not read.
+func Format(hypervisors string) string {
+	switch hypervisors {
+	case "vpc": // QEMU's word for it
+		return "vhd"
+	case "raw", "qcow2", "vhd", "vhdx", "vmdk":
+		return hypervisors
 	}
 	return ""
 }
@@ -150,8 +170,13 @@ func names(ws []orchestrator.GuestWriter) string {
 func volumes(f Facts) []string {
 	var vs []string
 	for _, d := range f.Disks {
-		if d.Volume != "" {
-			vs = append(vs, d.Array+"/"+d.Volume)
+		if d.Volume == "" {
+			continue
+		}
+		for _, v := range append([]string{d.Array + "/" + d.Volume}, d.Also...) {
+			if !d.Hosted || !slices.Contains(vs, v) {
+				vs = append(vs, v)
+			}
 		}
 	}
 	return vs

@@ -77,7 +77,15 @@ func TestPlan(t *testing.T) {
 		{"nothing resolved", func(f *Facts) { f.Disks = nil }, orchestrator.NotPossible, "", orchestrator.LevelNone,
 			"disk vda: nothing is known of where it lies"},
 		{"container", func(f *Facts) { f.VM.Disks[0].Format = "qcow2" }, orchestrator.NotPossible, "", orchestrator.LevelNone,
-			"disk vda: format qcow2 on the volume is not recovered yet; raw is"},
+			"disk vda: format qcow2 on the volume itself is not recovered; raw is, and any in a file of a host's volume"},
+		{"backing file", func(f *Facts) { f.VM.Disks[0].Backing = "/srv/base" }, orchestrator.NotPossible, "", orchestrator.LevelNone,
+			`disk vda: it has a backing file ("/srv/base"), so what it holds does not lie in one place`},
+		{"backing file on a host's volume", func(f *Facts) {
+			f.VM.Disks[0].Format, f.VM.Disks[0].Backing, f.Disks[0].Hosted = "qcow2", "/srv/base", true
+		}, orchestrator.NotPossible, "", orchestrator.LevelNone,
+			`disk vda: it has a backing file ("/srv/base"), so what it holds does not lie in one place`},
+		{"unread container on a host's volume", func(f *Facts) { f.VM.Disks[0].Format, f.Disks[0].Hosted = "qed", true }, orchestrator.NotPossible, "", orchestrator.LevelNone,
+			"disk vda: format qed is not read"},
 		{"no disk", func(f *Facts) { f.VM.Disks, f.Disks = nil, nil }, orchestrator.NotPossible, "", orchestrator.LevelNone,
 			"it has no disk of its own"},
 		{"only a CD", func(f *Facts) { f.VM.Disks[0].ReadOnly = true }, orchestrator.NotPossible, "", orchestrator.LevelNone,

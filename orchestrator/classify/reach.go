@@ -32,6 +32,13 @@ type Evidence struct {
 	Pause       *orchestrator.Pause
 	PauseHolds  bool
 	SplitMethod string // for the evidence's wording
+	// Unreadable says why the content of one of its disks on a host's volume can't
+	// be read in the split ("" if all can, or none is there).
+	Unreadable string
+	// Flushed are the host's volumes under its disks that were flushed between the
+	// guest's report and the split; Unflushed says why one was not.
+	Flushed   []string
+	Unflushed string
 }
 
 // Reached is a verdict from evidence.
@@ -46,6 +53,10 @@ type Reached struct {
 // its volumes. It never trusts silence: what is not proved lowers the level.
 func Reach(e Evidence) Reached {
 	r := Reached{Level: orchestrator.LevelCrash}
+	if e.Unreadable != "" {
+		r.Level, r.Why = orchestrator.LevelNone, e.Unreadable
+		return r
+	}
 	r.add("split at one instant by the array (%s)", e.SplitMethod)
 	switch e.Verdict.How {
 	case orchestrator.ByPause:
@@ -63,6 +74,9 @@ func Reach(e Evidence) Reached {
 		return r
 	}
 	r.add("guest requester %s reported %d completions before the split was asked for", e.Report.Requester, len(e.Report.Completions))
+	for _, at := range e.Flushed {
+		r.add("host's volume %s flushed after that and before the split", at)
+	}
 	order := oneInstant(e.Groups)
 	for _, v := range expected(e) {
 		r.Volumes = append(r.Volumes, volume(e, v, order))
@@ -95,6 +109,8 @@ func reportProblem(e Evidence) string {
 		return stepProblem(e.Report)
 	case !e.ReportedBeforeSplit:
 		return "the guest's report came after the split was asked for"
+	case e.Unflushed != "":
+		return "whether its snapshot had reached the volume is not known: " + e.Unflushed
 	}
 	return ""
 }

@@ -50,7 +50,7 @@ func openArrays(ctx context.Context, cs []ArrayConfig, tracer trace.Tracer, log 
 			if err != nil {
 				return nil, nil, closers, fmt.Errorf("arrays[%d]: %w", i, err)
 			}
-			d = v
+			d = lentRBD{v, c}
 		case typeLVM:
 			v, err := openLVM(c, log)
 			if err != nil {

@@ -18,7 +18,9 @@ import (
 func openCinder(c ArrayConfig) (*cinder.Driver, error) {
 	o := cinder.Options{Cloud: c.Cloud, CloudsFile: c.CloudsFile, Endpoint: c.Endpoint, Project: c.Project, GroupType: c.GroupType, Initiator: c.Initiator}
 	if o.Initiator != "" {
-		o.Connect = func(ctx context.Context, x cinder.Connection) (lun.Device, error) { return connect(ctx, c, x) }
+		o.Connect = func(ctx context.Context, x cinder.Connection) (lun.Device, error) {
+			return lend(ctx, loan{Array: c, Connection: x})
+		}
 	}
 	return cinder.New(o)
 }

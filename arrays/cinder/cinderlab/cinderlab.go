@@ -213,10 +213,16 @@ func (c *Cinder) Do(method, path string, in, out any) {
 // Volume makes a volume of a back end, of 1 GiB, and returns its ID.
 func (c *Cinder) Volume(backend string) string {
 	c.t.Helper()
+	return c.VolumeOf(backend, 1)
+}
+
+// VolumeOf makes a volume of so many GiB.
+func (c *Cinder) VolumeOf(backend string, size int) string {
+	c.t.Helper()
 	var v struct {
 		Volume struct{ ID, Status string }
 	}
-	in := map[string]any{"volume": map[string]any{"size": 1, "name": "production", "volume_type": backend}}
+	in := map[string]any{"volume": map[string]any{"size": size, "name": "production", "volume_type": backend}}
 	c.Do(http.MethodPost, "volumes", in, &v)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

@@ -77,8 +77,8 @@ func disks(blocks []block, nodes []node) (disks []orchestrator.Disk, problems []
 			ReadOnly: b.Inserted.RO,
 		}
 		where, err := locate(b.Inserted.File)
-		if err == nil && (b.Inserted.Backing != "" || len(b.Inserted.Image.Backing) > 0) {
-			err = fmt.Errorf("it has a backing file (%.80q), so what it holds does not lie in one place", b.Inserted.Backing)
+		if d.Backing = clip(b.Inserted.Backing); d.Backing == "" && len(b.Inserted.Image.Backing) > 0 {
+			d.Backing = "another node"
 		}
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("disk %s: %v", d.Device, err))
@@ -102,7 +102,7 @@ func disks(blocks []block, nodes []node) (disks []orchestrator.Disk, problems []
 // without a format between shows it as it is.
 func format(driver string) string {
 	switch driver {
-	case "iscsi", "file", "host_device":
+	case "iscsi", "file", "host_device", "rbd":
 		return "raw"
 	}
 	return clip(driver)
@@ -126,7 +126,7 @@ func deviceName(b block) string {
 
 // place is where a block node's bytes lie.
 type place struct {
-	path   string // a file or device of this host
+	path   string // a file or device of this host, or rbd:pool/image
 	portal string // host:port
 	iqn    string
 	lun    uint64
@@ -193,6 +193,8 @@ func locateOptions(o map[string]any, depth int) (place, error) {
 			return place{}, fmt.Errorf("iSCSI over %.40q", t)
 		}
 		return newLUN(text("portal"), text("target"), lun)
+	case "rbd":
+		return locateImage(text("pool"), text("namespace"), text("image"), text("snapshot"))
 	case "":
 		return place{}, fmt.Errorf("a block node without a driver")
 	}
@@ -221,6 +223,26 @@ func locateURL(s string) (place, error) {
 		return place{}, fmt.Errorf("an iSCSI URL without target and LUN")
 	}
 	return newLUN(u.Host, target, n)
+}
+
+// locateImage is the place of an image of Ceph's, as rbd:pool/namespace/image.
+func locateImage(pool, namespace, image, snapshot string) (place, error) {
+	name := pool + "/" + image
+	if namespace != "" {
+		name = pool + "/" + namespace + "/" + image
+	}
+	for _, part := range []string{pool, namespace, image} {
+		if strings.ContainsAny(part, "/@:\\") {
+			return place{}, fmt.Errorf("the name of an RBD image (%.100q) that can't be told from others", name)
+		}
+	}
+	switch {
+	case pool == "" || image == "":
+		return place{}, fmt.Errorf("an RBD image without pool or name (%.80q, %.80q)", pool, image)
+	case snapshot != "":
+		return place{}, fmt.Errorf("it is snapshot %.80q of RBD image %.80q, not the image", snapshot, name)
+	}
+	return place{path: "rbd:" + name}, nil
 }
 
 func newLUN(portal, target string, lun uint64) (place, error) {

@@ -1,6 +1,7 @@
-//go:build lab
-
-package initiators
+// Package toxiproxy starts Shopify's toxiproxy for tests: it stands before a server
+// and cuts connections when it is told to. It is built by `go install`, so that
+// go.mod stays free of it, and is for tests only.
+package toxiproxy
 
 import (
 	"bytes"
@@ -17,26 +18,25 @@ import (
 	"time"
 )
 
-// toxiproxyVersion is what cuts connections: fetched and built by `go install`,
-// so that go.mod stays free of it.
-const toxiproxyVersion = "v2.12.0"
+const version = "v2.12.0"
 
-// toxiproxy is a running toxiproxy server.
-type toxiproxy struct {
+// Server is a toxiproxy that runs until its test ends. Its methods fail the test.
+type Server struct {
 	t    *testing.T
 	base string
 }
 
-func startToxiproxy(t *testing.T) *toxiproxy {
+// Start builds and starts a toxiproxy.
+func Start(t *testing.T) *Server {
 	t.Helper()
 	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "install", "github.com/Shopify/toxiproxy/v2/cmd/server@"+toxiproxyVersion)
+	build := exec.CommandContext(t.Context(), "go", "install", "github.com/Shopify/toxiproxy/v2/cmd/server@"+version)
 	build.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=-mod=mod")
 	build.Dir = dir
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building toxiproxy: %v: %s", err, out)
 	}
-	t.Logf("PEER toxiproxy %s", toxiproxyVersion)
+	t.Logf("PEER toxiproxy %s", version)
 	api := freeAddr(t)
 	host, port, err := net.SplitHostPort(api)
 	if err != nil {
@@ -52,48 +52,54 @@ func startToxiproxy(t *testing.T) *toxiproxy {
 		cmd.Process.Kill() //nolint:errcheck // it may have ended by itself
 		cmd.Wait()         //nolint:errcheck // killed
 	})
-	p := &toxiproxy{t: t, base: "http://" + api}
-	eventually(t, 20*time.Second, "toxiproxy answers", func() error {
-		return p.call(http.MethodGet, "/version", nil)
-	})
-	return p
+	p := &Server{t: t, base: "http://" + api}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) { // between two questions
+		err := p.call(http.MethodGet, "/version", nil)
+		if err == nil {
+			return p
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("toxiproxy does not answer: %v", err)
+		}
+	}
 }
 
-// proxy makes a proxy in front of upstream and returns where it listens.
-func (p *toxiproxy) proxy(name, upstream string) string {
+// Proxy makes a proxy in front of upstream and returns where it listens.
+func (p *Server) Proxy(name, upstream string) string {
 	p.t.Helper()
 	listen := freeAddr(p.t)
 	p.must(http.MethodPost, "/proxies", map[string]any{"name": name, "listen": listen, "upstream": upstream, "enabled": true})
 	return listen
 }
 
-// enable lets connections through, or cuts those there are and refuses more.
-func (p *toxiproxy) enable(name string, on bool) {
+// Enable lets connections through, or cuts those there are and refuses more.
+func (p *Server) Enable(name string, on bool) {
 	p.t.Helper()
 	p.must(http.MethodPost, "/proxies/"+name, map[string]any{"enabled": on})
 }
 
-// toxic adds a toxic to both directions of a proxy; reset takes all away.
-func (p *toxiproxy) toxic(name, kind string, attributes map[string]any) {
+// Toxic adds a toxic to both directions of a proxy.
+func (p *Server) Toxic(name, kind string, attributes map[string]any) {
 	p.t.Helper()
 	for _, stream := range []string{"upstream", "downstream"} {
 		p.must(http.MethodPost, "/proxies/"+name+"/toxics", map[string]any{"type": kind, "stream": stream, "attributes": attributes})
 	}
 }
 
-func (p *toxiproxy) reset() {
+// Reset takes all toxics away, and enables every proxy.
+func (p *Server) Reset() {
 	p.t.Helper()
 	p.must(http.MethodPost, "/reset", nil)
 }
 
-func (p *toxiproxy) must(method, path string, body any) {
+func (p *Server) must(method, path string, body any) {
 	p.t.Helper()
 	if err := p.call(method, path, body); err != nil {
 		p.t.Fatal(err)
 	}
 }
 
-func (p *toxiproxy) call(method, path string, body any) error {
+func (p *Server) call(method, path string, body any) error {
 	b, err := json.Marshal(body)
 	if err != nil {
 		return err
@@ -122,20 +128,4 @@ func freeAddr(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
-}
-
-// eventually repeats try until it succeeds.
-func eventually(t *testing.T, limit time.Duration, what string, try func() error) {
-	t.Helper()
-	deadline := time.Now().Add(limit)
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v: %v", what, limit, err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
 }
