@@ -48,7 +48,8 @@ var arrows = []struct{ from, to string }{
 	{"orchestrator/guest/...", "orchestrator orchestrator/writer orchestrator/guest/..."},
 	{"orchestrator/writer", "orchestrator orchestrator/guest/wire"},
 	{"orchestrator/writer/...", "orchestrator orchestrator/writer orchestrator/writer/... orchestrator/guest/..."},
-	{"orchestrator/engine", "orchestrator orchestrator/machine orchestrator/journal orchestrator/classify orchestrator/setdoc " +
+	{"orchestrator/hostvolume", ""},
+	{"orchestrator/engine", "orchestrator orchestrator/hostvolume orchestrator/machine orchestrator/journal orchestrator/classify orchestrator/setdoc " +
 		"orchestrator/writer orchestrator/guest/... arrays arrays/driver iscsi iscsi/... lun lun/..."},
 
 	// Doors see nouns and services; who stands behind them is assemble's affair.

@@ -125,6 +125,53 @@ type DiskResult struct {
 	Array  string `json:"array"`
 	Volume string `json:"volume"`
 	Split  string `json:"split,omitempty"`
+	// Also are further volumes that it lies on: a logical volume's of the host.
+	Also []DiskPart `json:"also,omitempty"`
+	// FullCopy says that one of them needs a whole new mirror after the split.
+	FullCopy bool `json:"fullCopy,omitempty"`
+	// Host says where on these it lies, if they are a host's volumes; nil where the
+	// volume is the disk.
+	Host *HostPlace `json:"host,omitempty"`
+}
+
+// DiskPart is one of several volumes that a disk lies on.
+type DiskPart struct {
+	Array  string `json:"array"`
+	Volume string `json:"volume"`
+	Split  string `json:"split,omitempty"`
+}
+
+// HostPlace is a virtual disk on a host's volume: a file in its file system, or a
+// logical volume.
+type HostPlace struct {
+	Volume string `json:"volume"`          // in the words of lun inspect: "disk", "p1", the UUID of a logical volume
+	Path   string `json:"path,omitempty"`  // of the file, from the root of that volume's file system
+	FS     string `json:"fs,omitempty"`    // type of that file system
+	Mount  string `json:"mount,omitempty"` // where the host has it
+	Format string `json:"format"`          // "raw", "qcow2", "vhd", "vhdx", "vmdk"
+	Cache  string `json:"cache,omitempty"` // the hypervisor's mode
+	// Container is what the split held of it.
+	Container *Container `json:"container,omitempty"`
+}
+
+// Container is the virtual disk's container in a split.
+type Container struct {
+	Size int64 `json:"size,omitempty"` // of the disk that the guest sees, in bytes
+	// Dirty says that it was in use. Its content is right all the same.
+	Dirty    bool     `json:"dirty,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+	Problem  string   `json:"problem,omitempty"` // why it can't be read; "" if it can
+}
+
+// HostedDisk is a virtual disk that lies on a split of a host's volume. VMs that
+// are no part of the set have theirs there, too.
+type HostedDisk struct {
+	VM     string    `json:"vm"`
+	Device string    `json:"device"`
+	Host   HostPlace `json:"host"`
+	// Reached by the VM; crash at most if it is no part of the set, and Why says so.
+	Reached Level  `json:"reached"`
+	Why     string `json:"why,omitempty"`
 }
 
 // VolumeResult is one guest volume: its own snapshot, and what the split held.
@@ -176,6 +223,8 @@ type Split struct {
 	Held     time.Duration `json:"held,omitempty"`
 	Reached  Level         `json:"reached"` // only as good as its worst disk
 	Recovery Recovery      `json:"recovery,omitempty"`
+	// Disks are those that lie on a host's volume; none where the volume is a disk.
+	Disks []HostedDisk `json:"disks,omitempty"`
 	// Rewritten is where a recovery in place has changed the split, or may have
 	// once it has begun: in order, apart, and few, so that it may cover more.
 	Rewritten []Region `json:"rewritten,omitempty"`
@@ -207,6 +256,9 @@ type LUN struct {
 	NAA      string   `json:"naa,omitempty"`
 	UUID     string   `json:"uuid,omitempty"`
 	Writable bool     `json:"writable"`
+	// Hosted says that it is the content of a virtual disk that lies on the split
+	// of a host's volume, and not that split itself.
+	Hosted bool `json:"hosted,omitempty"`
 	// Socket serves the same content as NBD on this host, for readers that
 	// need no iSCSI ("" if there is none).
 	Socket string `json:"socket,omitempty"`
@@ -241,7 +293,8 @@ type Diff struct {
 
 // DiskDiff is one volume's part of a Diff. Regions are in order and don't
 // overlap. They cover every byte that differs, in units of Granularity bytes,
-// and may cover some that don't; Total is their sum.
+// and may cover some that don't; Total is their sum. Of a host's volume, on which
+// disks lie, it is about the volume as it came off, and VM and Device are "".
 type DiskDiff struct {
 	VM          string   `json:"vm"`
 	Device      string   `json:"device"`

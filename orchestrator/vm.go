@@ -40,6 +40,8 @@ type Disk struct {
 	Path   string `json:"path,omitempty"`
 	NAA    string `json:"naa,omitempty"`
 	Serial string `json:"serial,omitempty"`
+	// Backing is the file that its container names as the one below it; "" if none.
+	Backing string `json:"backing,omitempty"`
 }
 
 // Guest is what the guest answered when it was asked for its requester.

@@ -47,7 +47,7 @@ func (r *run) detach(ctx context.Context, of func(orchestrator.LUN) bool) error 
 // made of it. One that was being made meanwhile goes after it.
 func (r *run) withdraw(ctx context.Context, h journal.Holding, take func() error) error {
 	its := func(l orchestrator.LUN) bool {
-		return h.Kind == journal.PublishedLUN && l.Name == h.Name || h.Kind == journal.ExposedSplit && l.Split == h.Name
+		return h.Kind == journal.PublishedLUN && l.Name == h.Name || h.Kind == journal.ExposedSplit && l.Split == h.Name && !l.Hosted
 	}
 	if err := r.detach(ctx, its); err != nil {
 		return err

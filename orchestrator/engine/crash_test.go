@@ -76,6 +76,13 @@ func TestKilledAtEveryJournalStepOfTwoArrays(t *testing.T) {
 	killedAtEveryStep(t, func(t *testing.T) *world { return twoArrays(t, true) })
 }
 
+// The same where their disks are files on one volume of the host.
+func TestKilledAtEveryJournalStepOnAHostVolume(t *testing.T) {
+	killedAtEveryStep(t, func(t *testing.T) *world {
+		return onHostVolume(newMortalWorld(t, file(online("db")), file(offline("legacy"))))
+	})
+}
+
 func killedAtEveryStep(t *testing.T, open func(t *testing.T) *world) {
 	puts := countPuts(t, open(t))
 	if puts < 8 {

@@ -31,7 +31,9 @@ func (e *Engine) Diff(ctx context.Context, id, from orchestrator.SetID) (orchest
 	}
 	for _, s := range set.Splits {
 		one := orchestrator.DiskDiff{Array: s.Array, Volume: s.Volume}
-		one.VM, one.Device = diskOf(set, s)
+		if len(s.Disks) == 0 {
+			one.VM, one.Device = diskOf(set, s)
+		}
 		first, second := s.ID, ""
 		var old *orchestrator.Split
 		if from != "" {
@@ -84,7 +86,7 @@ type side struct {
 func (e *Engine) rewritten(ctx context.Context, set orchestrator.Set, s orchestrator.Split) ([]lun.Extent, error) {
 	out := extentsOf(s.Rewritten)
 	for _, l := range set.LUNs {
-		if !l.Clean || l.Split != s.ID || l.Socket == "" {
+		if !l.Clean || l.Split != s.ID || l.Socket == "" || l.Hosted {
 			continue
 		}
 		more, err := e.cfg.Recoverer.Rewritten(ctx, l.Socket, l.Export, s.Size)

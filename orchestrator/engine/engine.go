@@ -17,6 +17,8 @@
 //
 // The files follow the story: plan, guest, split, verify, recover, expose,
 // turn (revert and break), inplace, diff, undo; run.go is the loop that joins them.
+// disks.go finds the volumes under virtual disks, and hosted.go is about those that
+// are files or logical volumes of a host.
 package engine
 
 import (
@@ -64,11 +66,16 @@ type Publication struct {
 type Recoverer interface {
 	// Check looks for in-guest snapshots on the disks of one VM, and returns
 	// for each, in order, "" for found and valid, or why not.
-	Check(ctx context.Context, disks []lun.Device, want []InGuest) ([]string, error)
+	Check(ctx context.Context, disks Disks, want []InGuest) ([]string, error)
+	// Containers looks at what holds each of the disks that lie on a host's
+	// volumes, from its first table to its last. What is wrong with one is in its
+	// Problem.
+	Containers(ctx context.Context, disks Disks) ([]orchestrator.Container, error)
 	// Start brings up a view of the disks in which the volumes show the
-	// snapshots' content. Nothing is copied and the disks are not written. It
-	// outlives this process. Name is the engine's, and Stop's.
-	Start(ctx context.Context, name string, disks []lun.Device, want []InGuest) (View, error)
+	// snapshots' content; without snapshots, the disks as they are. Nothing is
+	// copied and the disks are not written. It outlives this process. Name is the
+	// engine's, and Stop's.
+	Start(ctx context.Context, name string, disks Disks, want []InGuest) (View, error)
 	// Rewritten tells where an export of a view differs, or may, from the disk
 	// under it, of size bytes: by what was recovered, and by what was written to
 	// the view until now. In order and apart.
@@ -80,10 +87,27 @@ type Recoverer interface {
 	// which are writable and nobody else's. begin is called before the first
 	// write; its error ends all, and nothing was written. After an error from
 	// then on, and after a crash, InPlace may be called again and goes on.
-	InPlace(ctx context.Context, disks []lun.Device, want []InGuest, discardOthers bool, begin func(InPlacePlan) error) error
+	InPlace(ctx context.Context, disks Disks, want []InGuest, discardOthers bool, begin func(InPlacePlan) error) error
 	// Stop ends the view of that name, whatever process started it, and drops
 	// what was written to it. That there is none is success.
 	Stop(ctx context.Context, name string) error
+}
+
+// Disks are the virtual disks of one VM in their splits.
+type Disks struct {
+	Devices []lun.Device // the splits
+	// Places say for each disk where on the devices it lies; none where the devices
+	// are the disks.
+	Places []Place
+}
+
+// Place is where a virtual disk lies on splits of a host's volumes.
+type Place struct {
+	Name   string // for messages
+	On     []int  // indexes of Disks.Devices
+	Volume string // what of these holds it, in the words of lun inspect
+	Path   string // of its file, from the root of the volume's file system; "": it is the volume
+	Format string // of its container, by lun/vdisk's name
 }
 
 // InGuest names one in-guest snapshot, by UUIDs only.
@@ -115,8 +139,8 @@ type View struct {
 	Exports []string // one for each disk, in their order
 }
 
-// Config is what an Engine works with. Attachments, Tracer, Logger and UndoRetry
-// may be left out.
+// Config is what an Engine works with. Attachments, HostVolumes, Tracer, Logger and
+// UndoRetry may be left out.
 type Config struct {
 	Journal   journal.Journal
 	Writers   []writer.Writer
@@ -125,6 +149,9 @@ type Config struct {
 	Recoverer Recoverer
 	// Attachments are this host's; nil where nothing can be attached.
 	Attachments Attachments
+	// HostVolumes knows what lies under this host's files; nil where disks that are
+	// files have no array under them.
+	HostVolumes HostVolumes
 	Tracer      trace.Tracer
 	Logger      *slog.Logger
 	// UndoRetry is the pause after an undo that failed. 0: 5 s.

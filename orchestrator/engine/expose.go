@@ -64,8 +64,8 @@ func notReady(id orchestrator.SetID, s orchestrator.State) error {
 }
 
 // expose serves the clean views and the splits that were recovered in place; and
-// with req.Dirty (or where there is nothing cleaner) the splits as they came off,
-// read-only.
+// with req.Dirty (or where there is nothing cleaner) what is as it came off,
+// read-only. A host's volume itself takes req.Dirty.
 func (r *run) expose(ctx context.Context, req orchestrator.ExposeRequest) error {
 	luns := r.document().LUNs
 	for i, l := range luns {
@@ -73,17 +73,17 @@ func (r *run) expose(ctx context.Context, req orchestrator.ExposeRequest) error 
 			p   driver.Path
 			err error
 		)
-		switch {
-		case l.Clean && l.Socket != "":
-			p, err = r.publish(ctx, l, req)
-		case l.Clean:
-			p, err = r.exposeSplit(ctx, l, req)
-		case req.Dirty || !hasClean(luns, l.Split):
-			dirty := req
-			dirty.Writable = false
-			p, err = r.exposeSplit(ctx, l, dirty)
-		default:
-			continue
+		as := req
+		if !l.Clean {
+			if !req.Dirty && hasBetter(luns, l) {
+				continue
+			}
+			as.Writable = false
+		}
+		if l.Socket != "" {
+			p, err = r.publish(ctx, l, as)
+		} else {
+			p, err = r.exposeSplit(ctx, l, as)
 		}
 		if err != nil {
 			return err
@@ -97,8 +97,13 @@ func (r *run) expose(ctx context.Context, req orchestrator.ExposeRequest) error 
 	return nil
 }
 
-func hasClean(luns []orchestrator.LUN, split string) bool {
-	return slices.ContainsFunc(luns, func(l orchestrator.LUN) bool { return l.Clean && l.Split == split })
+// hasBetter reports whether there is a LUN that is meant to be used instead of
+// one that is not clean: the clean one of the same disk, or those of the disks that
+// lie on a host's volume.
+func hasBetter(luns []orchestrator.LUN, dirty orchestrator.LUN) bool {
+	return slices.ContainsFunc(luns, func(l orchestrator.LUN) bool {
+		return l.Clean && l.Name+ofDirty == dirty.Name || l.Hosted && !dirty.Hosted && l.Split == dirty.Split
+	})
 }
 
 func (r *run) publish(ctx context.Context, l orchestrator.LUN, req orchestrator.ExposeRequest) (driver.Path, error) {

@@ -61,6 +61,8 @@ func (r *run) rewritable() error {
 	for _, m := range vms {
 		for _, d := range m.Disks {
 			switch a := r.e.array(d.Array); {
+			case d.Host != nil:
+				return fmt.Errorf("snapshot set %s: %w: disk %s of VM %q lies on a host's volume with others: use its recovered view", r.id, orchestrator.ErrUsage, d.Device, m.Name)
 			case a == nil:
 				return fmt.Errorf("snapshot set %s: split %q on array %q: %w", r.id, d.Split, d.Array, errArrayGone)
 			case !a.CanRewrite():
@@ -173,7 +175,7 @@ func (r *run) recoverVM(ctx context.Context, m orchestrator.VMResult) error {
 		return err
 	}
 	asked := r.document().InPlace
-	err = r.e.cfg.Recoverer.InPlace(ctx, disks, foundInGuest(m), asked != nil && asked.DiscardOthers, func(p InPlacePlan) error {
+	err = r.e.cfg.Recoverer.InPlace(ctx, Disks{Devices: disks}, foundInGuest(m), asked != nil && asked.DiscardOthers, func(p InPlacePlan) error {
 		return r.beginInPlace(ctx, m, p)
 	})
 	if err = errors.Join(err, shut()); err != nil {

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -37,14 +36,10 @@ type member struct {
 	holds    bool // the split lay inside the pause
 	found    map[string]string
 	reached  classify.Reached
-}
 
-// disk is a virtual disk and the volume under it, and later its split.
-type disk struct {
-	device string
-	array  *arrays.Array
-	volume driver.Volume
-	split  driver.Snapshot
+	flushed    []string // the host's volumes under it that were flushed before the split
+	unflushed  string   // why one was not
+	unreadable string   // why a disk's container can't be read in the split
 }
 
 // VMs implements orchestrator.Service. A host writer that can't be asked is an
@@ -117,45 +112,13 @@ func (e *Engine) look(ctx context.Context, vm orchestrator.VM) *member {
 	f := classify.Facts{VM: vm}
 	for _, d := range vm.Disks {
 		x, problem := e.resolve(ctx, d)
-		f.Disks = append(f.Disks, classify.Disk{Array: arrayName(x.array), Volume: cmp.Or(x.volume.Name, string(x.volume.ID)), Problem: problem})
+		f.Disks = append(f.Disks, x.facts(problem))
 		if problem == "" && !d.ReadOnly {
 			m.disks = append(m.disks, x)
 		}
 	}
 	m.verdict = classify.Plan(f)
 	return m
-}
-
-func arrayName(a *arrays.Array) string {
-	if a == nil {
-		return ""
-	}
-	return a.Name()
-}
-
-// resolve asks every array whose disk it is: exactly one must answer.
-func (e *Engine) resolve(ctx context.Context, d orchestrator.Disk) (disk, string) {
-	x := disk{device: d.Device}
-	ask := driver.Disk{NAA: d.NAA, Serial: d.Serial, IQN: d.IQN, LUN: d.LUN, Portal: d.Portal, Path: d.Path}
-	for _, a := range e.cfg.Arrays {
-		v, err := a.Resolve(ctx, ask)
-		switch {
-		case err == nil && x.array != nil:
-			return disk{device: d.Device}, fmt.Sprintf("arrays %q and %q both claim it", x.array.Name(), a.Name())
-		case err == nil:
-			x.array, x.volume = a, v
-		case arrays.KindOf(err) != driver.NotMine:
-			return disk{device: d.Device}, err.Error()
-		}
-	}
-	if x.array == nil {
-		where := d.Path
-		if d.IQN != "" {
-			where = fmt.Sprintf("%s LUN %d", d.IQN, d.LUN)
-		}
-		return x, fmt.Sprintf("no array answers for %q", where)
-	}
-	return x, ""
 }
 
 // Create implements orchestrator.Service.
@@ -221,7 +184,7 @@ func (e *Engine) plan(ctx context.Context, req orchestrator.Request) ([]*member,
 		return nil, fmt.Errorf("%w: %w", orchestrator.ErrUnreachable, err)
 	}
 	var members []*member
-	owner := map[string]string{}
+	owner := map[string]*member{}
 	for _, name := range req.VMs {
 		i := slices.IndexFunc(vms, func(vm orchestrator.VM) bool { return vm.Name == name })
 		if i < 0 {
@@ -239,10 +202,10 @@ func (e *Engine) plan(ctx context.Context, req orchestrator.Request) ([]*member,
 			m.asked = m.verdict.Best
 		}
 		for _, v := range m.verdict.Volumes {
-			if o := owner[v]; o != "" && o != name {
-				return nil, fmt.Errorf("VMs %q and %q: %w: both have disks on volume %s", o, name, orchestrator.ErrUsage, v)
+			if o := owner[v]; o != nil && o != m && !(o.hostedOn(v) && m.hostedOn(v)) {
+				return nil, fmt.Errorf("VMs %q and %q: %w: both have disks on volume %s", o.vm.Name, name, orchestrator.ErrUsage, v)
 			}
-			owner[v] = name
+			owner[v] = m
 		}
 		members = append(members, m)
 	}
@@ -314,7 +277,7 @@ func (m *member) result() orchestrator.VMResult {
 		Reached: m.reached.Level, Why: m.reached.Why, Evidence: m.reached.Evidence, Volumes: m.reached.Volumes,
 	}
 	for _, d := range m.disks {
-		r.Disks = append(r.Disks, orchestrator.DiskResult{Device: d.device, Array: d.array.Name(), Volume: string(d.volume.ID), Split: string(d.split.ID)})
+		r.Disks = append(r.Disks, d.result())
 	}
 	for _, w := range m.report.Writers {
 		x := orchestrator.WriterResult{App: w.App, Version: w.Version, State: string(w.State), Method: w.Method, Label: w.Label, Error: w.Error}
@@ -350,6 +313,9 @@ func (r *run) prepare(ctx context.Context) error {
 		if err := r.update(func(rec *journal.Record) { rec.Set.VMs = results(members) }); err != nil {
 			return err
 		}
+	}
+	if err := r.findBystanders(ctx); err != nil {
+		return err
 	}
 	o := driver.PrepareOptions{Tag: r.tag(), AllowUnmirrored: r.request().AllowUnmirrored}
 	for _, g := range r.byArray() {
@@ -389,14 +355,14 @@ type group struct {
 func (r *run) byArray() []group {
 	var gs []group
 	for _, m := range r.vms {
-		for _, d := range m.disks {
-			i := slices.IndexFunc(gs, func(g group) bool { return g.array == d.array })
+		for p := range m.parts() {
+			i := slices.IndexFunc(gs, func(g group) bool { return g.array == p.array })
 			if i < 0 {
 				i = len(gs)
-				gs = append(gs, group{array: d.array})
+				gs = append(gs, group{array: p.array})
 			}
-			if !slices.Contains(gs[i].volumes, d.volume.ID) {
-				gs[i].volumes = append(gs[i].volumes, d.volume.ID)
+			if !slices.Contains(gs[i].volumes, p.volume.ID) {
+				gs[i].volumes = append(gs[i].volumes, p.volume.ID)
 			}
 		}
 	}

@@ -11,39 +11,45 @@ import (
 )
 
 // recover brings up a clean view of each VM whose guest snapshot itself, and
-// lists what there is to read: clean views, and splits as they are.
+// lists what there is to read: clean views, and what came off as it is. Of disks
+// on a host's volumes there is a view for that, too.
 func (r *run) recover(ctx context.Context) error {
 	var luns []orchestrator.LUN
 	for _, m := range r.vms {
-		clean := m.verdict.How == orchestrator.ByGuest && len(m.inGuest()) > 0
-		var v View
-		if clean {
-			err := r.step(ctx, "recover", m.vm.Name, func(ctx context.Context) error {
-				var err error
-				v, err = r.view(ctx, m)
+		var clean, dirty View
+		var err error
+		if want := m.inGuest(); m.verdict.How == orchestrator.ByGuest && len(want) > 0 {
+			if clean, err = r.view(ctx, "recover", m, "", want); err != nil {
 				return err
-			})
-			if err != nil {
+			}
+		}
+		if m.hosted() {
+			if dirty, err = r.view(ctx, "bring up disks", m, ofDirty, nil); err != nil {
 				return err
 			}
 		}
 		for i, d := range m.disks {
-			dirty := orchestrator.LUN{Name: r.lunName(m, d) + "/split", Split: string(d.split.ID), NAA: d.split.NAA, UUID: d.split.Identity.String()}
-			if clean {
-				id := lun.NewIdentity()
-				luns = append(luns, orchestrator.LUN{
-					Name: r.lunName(m, d), Split: string(d.split.ID), Clean: true, NAA: id.NAAString(), UUID: id.String(),
-					Socket: v.Socket, Export: v.Exports[i],
-				})
+			if len(clean.Exports) > 0 {
+				luns = append(luns, r.viewLUN(m, d, clean, i, ""))
 			}
-			luns = append(luns, dirty)
+			if d.host != nil {
+				luns = append(luns, r.viewLUN(m, d, dirty, i, ofDirty))
+				continue
+			}
+			s := d.parts[0].split
+			luns = append(luns, orchestrator.LUN{Name: r.lunName(m, d) + ofDirty, Split: string(s.ID), NAA: s.NAA, UUID: s.Identity.String()})
+		}
+	}
+	for _, s := range r.document().Splits {
+		if len(s.Disks) > 0 {
+			luns = append(luns, orchestrator.LUN{Name: r.hostVolumeName(s), Split: s.ID, NAA: s.NAA, UUID: s.UUID})
 		}
 	}
 	return r.update(func(rec *journal.Record) {
 		rec.Set.LUNs = luns
 		for i, s := range rec.Set.Splits {
 			for _, l := range luns {
-				if l.Clean && l.Split == s.ID {
+				if l.Clean && lies(rec.Set, l, s) {
 					rec.Set.Splits[i].Recovery = orchestrator.RecoveredAsView
 				}
 			}
@@ -51,24 +57,42 @@ func (r *run) recover(ctx context.Context) error {
 	})
 }
 
-func (r *run) view(ctx context.Context, m *member) (View, error) {
-	disks, done, err := m.open(ctx)
-	if err != nil {
-		return View{}, err
-	}
-	defer done()
-	name := string(r.id) + "/" + m.vm.Name
-	if err := r.hold(journal.Holding{Kind: journal.View, VM: m.vm.Name, Name: name}); err != nil {
-		return View{}, err
-	}
-	v, err := r.e.cfg.Recoverer.Start(ctx, name, disks, m.inGuest())
+// ofDirty ends the names of what is as it came off.
+const ofDirty = "/split"
+
+// view brings up a view of a VM's disks, with these snapshots recovered.
+func (r *run) view(ctx context.Context, step string, m *member, suffix string, want []InGuest) (v View, err error) {
+	err = r.step(ctx, step, m.vm.Name, func(ctx context.Context) error {
+		disks, done, err := openDisks(ctx, m.disks)
+		if err != nil {
+			return err
+		}
+		defer done()
+		name := string(r.id) + "/" + m.vm.Name + suffix
+		if err := r.hold(journal.Holding{Kind: journal.View, VM: m.vm.Name, Name: name}); err != nil {
+			return err
+		}
+		if v, err = r.e.cfg.Recoverer.Start(ctx, name, disks, want); err != nil {
+			return err
+		}
+		if len(v.Exports) != len(m.disks) {
+			return fmt.Errorf("%d views of %d disks", len(v.Exports), len(m.disks))
+		}
+		return nil
+	})
 	if err != nil {
 		return View{}, fmt.Errorf("VM %q: recovering its disks: %w", m.vm.Name, err)
 	}
-	if len(v.Exports) != len(disks) {
-		return View{}, fmt.Errorf("VM %q: recovering its disks: %d views of %d disks", m.vm.Name, len(v.Exports), len(disks))
-	}
 	return v, nil
+}
+
+// viewLUN is the LUN of the i-th disk in a view. It has an identity of its own.
+func (r *run) viewLUN(m *member, d disk, v View, i int, suffix string) orchestrator.LUN {
+	id := lun.NewIdentity()
+	return orchestrator.LUN{
+		Name: r.lunName(m, d) + suffix, Split: string(d.parts[0].split.ID), Clean: suffix == "", NAA: id.NAAString(), UUID: id.String(),
+		Hosted: d.host != nil, Socket: v.Socket, Export: v.Exports[i],
+	}
 }
 
 // lunName is set/vm/device: the device id of a disk of the set.

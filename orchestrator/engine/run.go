@@ -36,8 +36,9 @@ type run struct {
 	changed chan struct{} // closed and replaced when rec changes
 	lease   *time.Timer
 
-	vms   []*member              // what this attempt works on; the loop's own
-	armed map[*arrays.Array]bool // which arrays of it are ready to commit
+	vms    []*member              // what this attempt works on; the loop's own
+	beside []bystander            // other VMs on its host's volumes
+	armed  map[*arrays.Array]bool // which arrays of it are ready to commit
 
 	turnErr error // what the last revert, break or recovery in place failed with; op guards it
 }

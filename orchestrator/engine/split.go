@@ -25,7 +25,10 @@ func (r *run) split(ctx context.Context) error {
 	if err := r.hold(hs...); err != nil {
 		return err
 	}
-	err := r.arm(ctx)
+	err := r.flushHosts(ctx)
+	if err == nil {
+		err = r.arm(ctx)
+	}
 	if err == nil {
 		err = r.splitWhilePaused(ctx)
 	}
@@ -122,13 +125,11 @@ func (r *run) assign(g group, snaps []driver.Snapshot) error {
 		if i < 0 {
 			return fmt.Errorf("array %q: volume %q is not among the %d splits of %s", g.array.Name(), v, len(snaps), r.tag())
 		}
-		for _, m := range r.vms {
-			for k := range m.disks {
-				if m.disks[k].array == g.array && m.disks[k].volume.ID == v {
-					m.disks[k].split = snaps[i]
-				}
+		r.eachPart(func(p *part) {
+			if p.array == g.array && p.volume.ID == v {
+				p.split = snaps[i]
 			}
-		}
+		})
 	}
 	return nil
 }
@@ -152,19 +153,43 @@ func (r *run) checkStates(ctx context.Context) error {
 	return nil
 }
 
-// splits is what the document says of the splits.
+// eachPart calls fn for the volumes under all disks, those of bystanders too.
+func (r *run) eachPart(fn func(*part)) {
+	for _, m := range r.vms {
+		for p := range m.parts() {
+			fn(p)
+		}
+	}
+	for _, b := range r.beside {
+		for i := range b.disks {
+			for k := range b.disks[i].parts {
+				fn(&b.disks[i].parts[k])
+			}
+		}
+	}
+}
+
+// splits is what the document says of the splits. The level of one that several
+// disks lie on is the worst of theirs.
 func (r *run) splits() []orchestrator.Split {
 	var out []orchestrator.Split
+	seen := map[splitKey]bool{}
 	for _, m := range r.vms {
-		for _, d := range m.disks {
-			if d.split.ID == "" {
+		for p := range m.parts() {
+			if p.split.ID == "" || seen[p.key()] {
 				continue
 			}
-			s := d.split
-			out = append(out, orchestrator.Split{
-				Array: d.array.Name(), ID: string(s.ID), Volume: string(s.Volume), Size: s.Size, NAA: s.NAA, UUID: s.Identity.String(),
+			seen[p.key()] = true
+			s := p.split
+			x := orchestrator.Split{
+				Array: p.array.Name(), ID: string(s.ID), Volume: string(s.Volume), Size: s.Size, NAA: s.NAA, UUID: s.Identity.String(),
 				Method: string(s.Method), State: string(s.State), Group: s.Group, At: s.At, Held: s.Held, Reached: m.reached.Level,
-			})
+				Disks: r.disksOn(p.key()),
+			}
+			for _, d := range x.Disks {
+				x.Reached = min(x.Reached, d.Reached)
+			}
+			out = append(out, x)
 		}
 	}
 	return out

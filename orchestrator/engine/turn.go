@@ -21,6 +21,9 @@ func (e *Engine) Revert(ctx context.Context, id orchestrator.SetID) (orchestrato
 		if err := r.allOff(ctx); err != nil {
 			return err
 		}
+		if err := r.unmounted(); err != nil {
+			return err
+		}
 		return r.detachAll(ctx)
 	})
 }
@@ -116,11 +119,19 @@ func (r *run) allOff(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("snapshot set %s: whether its VMs are off: %w", r.id, err)
 	}
-	for _, m := range r.document().VMs {
-		for _, vm := range vms {
-			if vm.Name == m.Name && vm.Power != orchestrator.Off {
-				return fmt.Errorf("snapshot set %s: %w: VM %q is %s; shut it down first", r.id, orchestrator.ErrBusy, vm.Name, vm.Power)
-			}
+	set := r.document()
+	on := map[string]bool{} // VMs that have disks on its volumes, whether they are part of it or not
+	for _, m := range set.VMs {
+		on[m.Name] = true
+	}
+	for _, s := range set.Splits {
+		for _, d := range s.Disks {
+			on[d.VM] = true
+		}
+	}
+	for _, vm := range vms {
+		if on[vm.Name] && vm.Power != orchestrator.Off {
+			return fmt.Errorf("snapshot set %s: %w: VM %q is %s; shut it down first", r.id, orchestrator.ErrBusy, vm.Name, vm.Power)
 		}
 	}
 	return nil
@@ -206,22 +217,18 @@ func (r *run) breakOff(ctx context.Context, a *arrays.Array, s *orchestrator.Spl
 const maxVolumeName = 63
 
 // volumeNames are the names of the volumes that the splits become, the same at
-// every call: set-vm-device, of the first disk that lies on the split, as far as
-// arrays take it, and with the split's number where two would be the same.
+// every call: set-vm-device, or set-volume of a host's volume, as far as arrays
+// take it, and with the split's number where two would be the same.
 func (r *run) volumeNames() []string {
 	set := r.document()
 	names := make([]string, len(set.Splits))
 	used := map[string]bool{}
 	for i, s := range set.Splits {
 		name := string(set.ID)
-	disks:
-		for _, vm := range set.VMs {
-			for _, d := range vm.Disks {
-				if d.Split == s.ID && d.Array == s.Array {
-					name += "-" + vm.Name + "-" + d.Device
-					break disks
-				}
-			}
+		if vm, device := diskOf(set, s); len(s.Disks) > 0 {
+			name += "-" + s.Volume
+		} else if vm != "" {
+			name += "-" + vm + "-" + device
 		}
 		name = plainName(name)
 		if name = name[:min(len(name), maxVolumeName-4)]; used[name] {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
-	"github.com/cleave-san/cleave/lun"
 	"github.com/cleave-san/cleave/orchestrator"
 	"github.com/cleave-san/cleave/orchestrator/classify"
 	"github.com/cleave-san/cleave/orchestrator/journal"
@@ -21,7 +19,12 @@ func (r *run) verify(ctx context.Context) error {
 		if err := m.checkIdentity(); err != nil {
 			return err
 		}
-		if m.verdict.How == orchestrator.ByGuest {
+	}
+	if err := r.lookAtContainers(ctx); err != nil {
+		return err
+	}
+	for _, m := range r.vms {
+		if m.verdict.How == orchestrator.ByGuest && m.unreadable == "" {
 			err := r.step(ctx, "look for in-guest snapshots", m.vm.Name, func(ctx context.Context) error {
 				return r.look(ctx, m)
 			})
@@ -49,12 +52,12 @@ func (r *run) verify(ctx context.Context) error {
 
 // checkIdentity refuses a split that is not new, or not of its volume.
 func (m *member) checkIdentity() error {
-	for _, d := range m.disks {
-		switch s := d.split; {
-		case !s.Identity.IsZero() && s.Identity == d.volume.Identity:
-			return fmt.Errorf("array %q: split %q has the identity of its source %q", d.array.Name(), s.ID, s.Volume)
-		case s.Size != d.volume.Size:
-			return fmt.Errorf("array %q: split %q has %d bytes, volume %q %d", d.array.Name(), s.ID, s.Size, s.Volume, d.volume.Size)
+	for p := range m.parts() {
+		switch s := p.split; {
+		case !s.Identity.IsZero() && s.Identity == p.volume.Identity:
+			return fmt.Errorf("array %q: split %q has the identity of its source %q", p.array.Name(), s.ID, s.Volume)
+		case s.Size != p.volume.Size:
+			return fmt.Errorf("array %q: split %q has %d bytes, volume %q %d", p.array.Name(), s.ID, s.Size, s.Volume, p.volume.Size)
 		}
 	}
 	return nil
@@ -62,7 +65,7 @@ func (m *member) checkIdentity() error {
 
 // look asks a worker for the in-guest snapshots on the VM's splits.
 func (r *run) look(ctx context.Context, m *member) error {
-	disks, done, err := m.open(ctx)
+	disks, done, err := openDisks(ctx, m.disks)
 	if err != nil {
 		return err
 	}
@@ -82,26 +85,6 @@ func (r *run) look(ctx context.Context, m *member) error {
 	return nil
 }
 
-// open opens the splits under the VM's disks for reading; done closes them.
-func (m *member) open(ctx context.Context) (disks []lun.Device, done func(), err error) {
-	done = func() {
-		for _, d := range disks {
-			if c, ok := d.(io.Closer); ok {
-				c.Close() // opened for reading: closing loses nothing
-			}
-		}
-	}
-	for _, d := range m.disks {
-		dev, err := d.array.Open(ctx, d.split.ID)
-		if err != nil {
-			done()
-			return nil, nil, err
-		}
-		disks = append(disks, dev)
-	}
-	return disks, done, nil
-}
-
 // inGuest lists the snapshots that the guest reported.
 func (m *member) inGuest() []InGuest {
 	var w []InGuest
@@ -117,10 +100,16 @@ func (m *member) evidence() classify.Evidence {
 	e := classify.Evidence{
 		Verdict: m.verdict, Expected: m.vm.Guest.Volumes, Report: m.report, Problem: m.problem,
 		ReportedBeforeSplit: m.reported, Found: m.found, Pause: m.pause, PauseHolds: m.holds,
+		Unreadable: m.unreadable, Flushed: m.flushed, Unflushed: m.unflushed,
 	}
-	for _, d := range m.disks {
-		e.Groups = append(e.Groups, d.split.Group)
-		e.SplitMethod = string(d.split.Method)
+	seen := map[splitKey]bool{}
+	for p := range m.parts() {
+		if seen[p.key()] {
+			continue
+		}
+		seen[p.key()] = true
+		e.Groups = append(e.Groups, p.split.Group)
+		e.SplitMethod = string(p.split.Method)
 	}
 	return e
 }

@@ -33,6 +33,7 @@ type world struct {
 	views  *fakeViews
 	luns   *fakeLUNs
 	hosts  *fakeDevices
+	files  *fakeFiles   // nil: disks are no files of this host
 	tracer trace.Tracer // nil: none
 }
 
@@ -110,10 +111,14 @@ func (w *world) engine(j journal.Journal) *engine.Engine {
 		}
 		all = append(all, arrays.New(string(rune('a'+i)), d, arrays.Options{Tracer: w.tracer}))
 	}
-	e, err := engine.New(engine.Config{
+	c := engine.Config{
 		Journal: j, Writers: []writerI{w.writer}, Arrays: all,
 		Publisher: w.luns, Recoverer: w.views, Attachments: w.hosts, Tracer: w.tracer, UndoRetry: time.Millisecond,
-	})
+	}
+	if w.files != nil {
+		c.HostVolumes = w.files
+	}
+	e, err := engine.New(c)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -188,7 +193,9 @@ type fakeViews struct {
 	mu      sync.Mutex
 	up      map[string]bool
 	missing string // why snapshots are not found ("" if they are)
-	fail    error
+	// unreadable says for files on a host's volume why they are no disks.
+	unreadable map[string]string
+	fail       error
 
 	wrote   []lun.Extent // by the views, and what is rewritten in place
 	discard bool         // there are others, which want consent
@@ -204,7 +211,7 @@ func (v *fakeViews) Rewritten(context.Context, string, string, int64) ([]lun.Ext
 
 func (v *fakeViews) Readers(context.Context, string) (int, error) { return v.readers, nil }
 
-func (v *fakeViews) InPlace(_ context.Context, disks []lun.Device, want []engine.InGuest, discardOthers bool, begin func(engine.InPlacePlan) error) error {
+func (v *fakeViews) InPlace(_ context.Context, disks engine.Disks, want []engine.InGuest, discardOthers bool, begin func(engine.InPlacePlan) error) error {
 	if v.discard && !discardOthers {
 		return fmt.Errorf("%w: there are others", orchestrator.ErrUsage)
 	}
@@ -212,7 +219,7 @@ func (v *fakeViews) InPlace(_ context.Context, disks []lun.Device, want []engine
 	for _, w := range want {
 		plan.Volumes = append(plan.Volumes, engine.InPlaceVolume{Volume: w.Volume, Mode: "overwrite"})
 	}
-	for range disks {
+	for range disks.Devices {
 		plan.Rewritten = append(plan.Rewritten, v.wrote)
 	}
 	at := v.inPlace
@@ -224,7 +231,7 @@ func (v *fakeViews) InPlace(_ context.Context, disks []lun.Device, want []engine
 		return err
 	}
 	for _, word := range []string{"half clean", "clean"} {
-		for _, d := range disks {
+		for _, d := range disks.Devices {
 			if _, err := d.WriteAt([]byte(word), 0); err != nil {
 				return err
 			}
@@ -237,7 +244,16 @@ func (v *fakeViews) InPlace(_ context.Context, disks []lun.Device, want []engine
 	return nil
 }
 
-func (v *fakeViews) Check(_ context.Context, _ []lun.Device, want []engine.InGuest) ([]string, error) {
+// Containers answers by the names of files.
+func (v *fakeViews) Containers(_ context.Context, disks engine.Disks) ([]orchestrator.Container, error) {
+	var out []orchestrator.Container
+	for _, p := range disks.Places {
+		out = append(out, orchestrator.Container{Size: 1 << 20, Dirty: true, Problem: v.unreadable[p.Path]})
+	}
+	return out, nil
+}
+
+func (v *fakeViews) Check(_ context.Context, _ engine.Disks, want []engine.InGuest) ([]string, error) {
 	whys := make([]string, len(want))
 	for i := range whys {
 		whys[i] = v.missing
@@ -245,7 +261,7 @@ func (v *fakeViews) Check(_ context.Context, _ []lun.Device, want []engine.InGue
 	return whys, nil
 }
 
-func (v *fakeViews) Start(_ context.Context, name string, disks []lun.Device, _ []engine.InGuest) (engine.View, error) {
+func (v *fakeViews) Start(_ context.Context, name string, disks engine.Disks, _ []engine.InGuest) (engine.View, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.up[name] = true
@@ -253,7 +269,11 @@ func (v *fakeViews) Start(_ context.Context, name string, disks []lun.Device, _ 
 		return engine.View{}, v.fail
 	}
 	view := engine.View{Socket: "/run/" + name}
-	for i := range disks {
+	n := len(disks.Devices)
+	if len(disks.Places) > 0 {
+		n = len(disks.Places)
+	}
+	for i := range n {
 		view.Exports = append(view.Exports, fmt.Sprint(i))
 	}
 	return view, nil

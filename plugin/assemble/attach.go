@@ -53,7 +53,7 @@ func (attacher) Attach(ctx context.Context, o cli.AttachOptions) (cli.Attachment
 		return cli.Attachment{}, err
 	}
 	r := attach.Request{Source: strings.Join(paths, " "), Open: what, LUNs: slices.Sorted(maps.Values(o.Sources.Login.Identities)), Writable: o.Writable, Method: attach.Method(o.Method)}
-	if len(paths) == 1 && isLUN(paths[0]) && o.Volume == "" && !o.Recover && o.Method != string(attach.NBD) && o.Method != string(attach.FUSE) {
+	if len(paths) == 1 && strings.HasPrefix(paths[0], iscsi.Scheme) && o.Volume == "" && !o.Recover && o.Method != string(attach.NBD) && o.Method != string(attach.FUSE) {
 		if r.LUN, err = hostLUN(o); err != nil {
 			return cli.Attachment{}, err
 		}
@@ -195,7 +195,7 @@ func openAttached(ctx context.Context, what json.RawMessage, writable bool) (att
 	switch {
 	case o.Recover:
 		d, err = attachView(ctx, o)
-	case writable || o.Sources.Raw:
+	case writable || o.Sources.Raw && o.Volume == "":
 		d, err = attachBytes(ctx, o, writable)
 	default:
 		d, err = attachVolume(ctx, o)

@@ -60,6 +60,28 @@ func (a attachments) Detach(ctx context.Context, naa string) error {
 	return errors.Join(errs...)
 }
 
+// attachedOf names the LUN that a block device of this host is made of, nil where
+// attachments are not looked after.
+func attachedOf(a engine.Attachments) func(device string) (naa string) {
+	own, ok := a.(attachments)
+	if !ok {
+		return nil
+	}
+	return func(device string) string {
+		all, err := own.host.List()
+		if err != nil {
+			return ""
+		}
+		for _, at := range all {
+			if at.Device == device && len(at.LUNs) == 1 {
+				naa, _, _ := strings.Cut(at.LUNs[0], " ")
+				return naa
+			}
+		}
+		return ""
+	}
+}
+
 // of reports whether an attachment is made of the LUN of that name: identities
 // are recorded in initiator.Identify's words, the designator first.
 func of(at attach.Attachment, naa string) bool {

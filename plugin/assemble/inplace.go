@@ -22,8 +22,15 @@ func recoverInPlace(ctx context.Context, o cli.InPlaceOptions, begin func(*cli.I
 	}
 	defer func() { err = errors.Join(err, closeFiles()) }()
 	spec.Snapshots = o.Snapshots
+	j, err := openRedoFile(o.Journal, o.Sources.Paths)
+	if err != nil {
+		return err
+	}
+	over := false
+	defer func() { err = errors.Join(err, j.close(over)) }()
+	spec.Journal = j.file()
 	_, err = worker.InPlace(ctx, spec, o.DiscardOthers, func(p *worker.Plan) error {
-		plan := &cli.InPlacePlan{Volumes: p.Volumes, Discarded: p.Discarded, Resumed: p.Resumed, Done: p.Done, Bytes: p.Bytes, Rewritten: p.Rewritten}
+		plan := &cli.InPlacePlan{Volumes: p.Volumes, Discarded: p.Discarded, Resumed: p.Resumed, Done: p.Done, Bytes: p.Bytes, Rewritten: p.Rewritten, Journal: j.path()}
 		for _, w := range p.Warnings {
 			plan.Warnings = append(plan.Warnings, w)
 		}
@@ -35,6 +42,7 @@ func recoverInPlace(ctx context.Context, o cli.InPlaceOptions, begin func(*cli.I
 	if errors.Is(err, errPlanned) {
 		return nil
 	}
+	over = err == nil
 	return err
 }
 

@@ -57,6 +57,8 @@ func Hidden(args []string, in io.Reader, out, errs io.Writer) (code int, hidden 
 		return worker.Main(args[1:], in, out, errs), true
 	case guard.Command:
 		return guard.Main(args[1:], in, out), true
+	case lendCommand:
+		return lendMain(in, out, errs), true
 	case attach.Command:
 		return attach.Main(args[1:], in, out, errs, openAttached), true
 	case mount.Command:

@@ -43,6 +43,8 @@ type lvmScene struct {
 	engine  *engine.Engine
 	journal journal.Journal
 	views   *cutting
+	hosts   engine.HostVolumes // nil: disks are no files of a host
+	dir     string
 	disks   []lvmDisk
 
 	volume, snapshot, sum string // LVM's names, and what the guest's kernel read of the snapshot
@@ -74,7 +76,7 @@ type cutting struct {
 
 var errCut = errors.New("it was cut off")
 
-func (c *cutting) InPlace(ctx context.Context, disks []lun.Device, want []engine.InGuest, discard bool, begin func(engine.InPlacePlan) error) error {
+func (c *cutting) InPlace(ctx context.Context, disks engine.Disks, want []engine.InGuest, discard bool, begin func(engine.InPlacePlan) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	cut := c.cuts > 0
@@ -92,7 +94,8 @@ func (c *cutting) InPlace(ctx context.Context, disks []lun.Device, want []engine
 	return err
 }
 
-func newLVMScene(t *testing.T, volume, snapshot, sum string, images ...string) *lvmScene {
+// newArrayScene starts an array that holds nothing yet.
+func newArrayScene(t *testing.T) *lvmScene {
 	t.Helper()
 	dir := t.TempDir()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -114,62 +117,92 @@ func newLVMScene(t *testing.T, volume, snapshot, sum string, images ...string) *
 		}
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
-	s := &lvmScene{T: t, client: remote.New(filepath.Join(dir, "a.sock")), volume: volume, snapshot: snapshot, sum: sum, journal: journal.NewMemory()}
+	s := &lvmScene{T: t, client: remote.New(filepath.Join(dir, "a.sock")), journal: journal.NewMemory(), dir: dir}
 	eventually(t, "data plane", func() error { _, err := s.client.Status(t.Context()); return err })
 	for _, host := range []string{production, backup} {
 		s.ok(s.client.SetInitiator(t.Context(), remote.Initiator{IQN: host}))
 	}
+	return s
+}
+
+// fill makes a volume of these contents.
+func (s *lvmScene) fill(device string, contents []byte) driver.Path {
+	s.Helper()
+	d := lvmDisk{device: device}
+	v, err := s.client.CreateVolume(s.Context(), remote.CreateVolumeRequest{Name: d.device, Size: int64(len(contents)), Pools: []string{"a", "b", "c", "d"}})
+	s.ok(err)
+	d.id = v.ID
+	p, err := s.client.ExposeVolume(s.Context(), v.ID, []string{production}, false)
+	s.ok(err)
+	d.dev = s.login(p, production, true)
+	zero := make([]byte, 64<<10)
+	for off := 0; off < len(contents); off += len(zero) {
+		if b := contents[off:min(off+len(zero), len(contents))]; !bytes.Equal(b, zero[:len(b)]) {
+			s.write(d.dev, b, int64(off))
+		}
+	}
+	s.disks = append(s.disks, d)
+	return p
+}
+
+func newLVMScene(t *testing.T, volume, snapshot, sum string, images ...string) *lvmScene {
+	t.Helper()
+	s := newArrayScene(t)
+	s.volume, s.snapshot, s.sum = volume, snapshot, sum
 	vm := orchestrator.VM{Name: "db", Power: orchestrator.Running}
 	var contents []byte
 	var sources []open.Source
 	for i, image := range images {
 		contents = luntest.Image(t, image)
 		sources = append(sources, open.Source{Name: image, Device: luntest.ReadOnly(contents)})
-		d := lvmDisk{device: fmt.Sprintf("vd%c", 'a'+i)}
-		v, err := s.client.CreateVolume(t.Context(), remote.CreateVolumeRequest{Name: d.device, Size: int64(len(contents)), Pools: []string{"a", "b", "c", "d"}})
-		s.ok(err)
-		d.id = v.ID
-		p, err := s.client.ExposeVolume(t.Context(), v.ID, []string{production}, false)
-		s.ok(err)
-		d.dev = s.login(p, production, true)
-		zero := make([]byte, 64<<10)
-		for off := 0; off < len(contents); off += len(zero) {
-			if b := contents[off:min(off+len(zero), len(contents))]; !bytes.Equal(b, zero[:len(b)]) {
-				s.write(d.dev, b, int64(off))
-			}
-		}
-		s.disks = append(s.disks, d)
-		vm.Disks = append(vm.Disks, orchestrator.Disk{Device: d.device, Format: "raw", Size: int64(len(contents)), Cache: "none", IQN: p.IQN, LUN: p.LUN, Portal: p.Portals[0]})
+		device := fmt.Sprintf("vd%c", 'a'+i)
+		p := s.fill(device, contents)
+		vm.Disks = append(vm.Disks, orchestrator.Disk{Device: device, Format: "raw", Size: int64(len(contents)), Cache: "none", IQN: p.IQN, LUN: p.LUN, Portal: p.Portals[0]})
 	}
-	c, err := open.Probe(t.Context(), sources...)
-	s.ok(err)
-	found, err := c.Volume(snapshot)
-	s.ok(err)
+	found := s.guest(&vm, sources...)
 	if !found.Snapshot.Thin && len(images) == 1 {
 		areas, err := found.Group.Map(found.Snapshot.COW)
 		s.ok(err)
 		s.table = areas[0].Off + 4096 + 128*16
 	}
+	s.serve(found, vm)
+	return s
+}
+
+// guest gives a VM, whose disks these are, a guest that snapshots s.volume as
+// s.snapshot.
+func (s *lvmScene) guest(vm *orchestrator.VM, disks ...open.Source) *open.Volume {
+	s.Helper()
+	c, err := open.Probe(s.Context(), disks...)
+	s.ok(err)
+	found, err := c.Volume(s.snapshot)
+	s.ok(err)
 	vm.Guest = orchestrator.Guest{Requester: "fake-ga 1", CanSnapshot: true,
-		Volumes: []orchestrator.GuestVolume{{Name: volume, UUID: found.Snapshot.Origin.UUID, Kind: "lvm-thick"}}}
-	s.vm = writertest.NewFake("fake", vm)
+		Volumes: []orchestrator.GuestVolume{{Name: s.volume, UUID: found.Snapshot.Origin.UUID, Kind: "lvm-thick"}}}
+	return found
+}
+
+// serve starts a control plane for these VMs, of which each guest reports the
+// snapshot that was found.
+func (s *lvmScene) serve(found *open.Volume, vms ...orchestrator.VM) {
+	s.Helper()
+	s.vm = writertest.NewFake("fake", vms...)
 	s.vm.Add(writertest.Fault{On: writertest.OpSnapshot, Report: func(r *wire.Report) {
 		r.Completions[0].Snapshot = found.Snapshot.COW.UUID
 	}})
-	state := filepath.Join(dir, "st")
+	state := filepath.Join(s.dir, "st")
 	v, err := newViews(state, RecoveryConfig{Overlay: filepath.Join(state, "views"), OverlayLimit: 1 << 30, Memory: 1 << 30})
 	s.ok(err)
 	s.views = &cutting{Recoverer: v}
 	s.start()
-	t.Cleanup(func() { s.engine.Close() })
-	return s
+	s.Cleanup(func() { s.engine.Close() })
 }
 
 // start starts a control plane over the scene's journal.
 func (s *lvmScene) start() {
 	s.Helper()
 	e, err := engine.New(engine.Config{
-		Journal: s.journal, Writers: []writer.Writer{s.vm}, Recoverer: s.views, Publisher: publisher{s.client},
+		Journal: s.journal, Writers: []writer.Writer{s.vm}, Recoverer: s.views, Publisher: publisher{s.client}, HostVolumes: s.hosts,
 		Arrays: []*arrays.Array{arrays.New("main", s.client, arrays.Options{})},
 	})
 	s.ok(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/cleave-san/cleave/lun/attach"
 	"github.com/cleave-san/cleave/orchestrator"
 	"github.com/cleave-san/cleave/orchestrator/engine"
+	"github.com/cleave-san/cleave/orchestrator/hostvolume"
 	"github.com/cleave-san/cleave/orchestrator/journal"
 	"github.com/cleave-san/cleave/plugin/api"
 	"github.com/cleave-san/cleave/plugin/cli"
@@ -101,7 +102,8 @@ func Service(ctx context.Context, c Config, release string, getenv func(string) 
 	}
 	closers = append(closers, j.Close)
 	e, err := engine.New(engine.Config{
-		Journal: j, Writers: writers, Arrays: storage, Publisher: pub, Recoverer: recoverer, Attachments: attached, Tracer: tracer, Logger: log,
+		Journal: j, Writers: writers, Arrays: storage, Publisher: pub, Recoverer: recoverer, Attachments: attached,
+		HostVolumes: hostvolume.New(attachedOf(attached)), Tracer: tracer, Logger: log,
 	})
 	if err != nil {
 		return nil, nil, err

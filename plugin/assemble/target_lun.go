@@ -17,6 +17,8 @@ import (
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/iscsi/initiator"
 	"github.com/cleave-san/cleave/iscsi/mask"
+	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/nbd"
 	"github.com/cleave-san/cleave/orchestrator"
 	"github.com/cleave-san/cleave/plugin/cli"
 )
@@ -25,12 +27,54 @@ import (
 // is shorter than a worker waits for its disk, so that the reason is told.
 const lunRecovery = 20 * time.Second
 
-// isLUN says whether a source is a LUN and no path.
-func isLUN(source string) bool { return strings.HasPrefix(source, iscsi.Scheme) }
+// isLUN says whether a source is a LUN, or an export of an NBD server, and no path.
+func isLUN(source string) bool {
+	return strings.HasPrefix(source, iscsi.Scheme) || nbd.IsURI(source)
+}
 
-// openLUN logs in to the target of a URL. A LUN that is to be written and can't
-// be is refused.
-func openLUN(ctx context.Context, url string, login cli.LUNLogin, writable bool) (*initiator.Disk, error) {
+// served is a source that a server has.
+type served interface {
+	lun.Device
+	io.Closer
+	ID() string // who it is
+}
+
+// openLUN opens what is at a URL. What is to be written and can't be is refused.
+func openLUN(ctx context.Context, url string, login cli.LUNLogin, writable bool) (served, error) {
+	if nbd.IsURI(url) {
+		return openExport(ctx, url, login, writable)
+	}
+	return openISCSI(ctx, url, login, writable)
+}
+
+// export is one of an NBD server's. Who it is, only who named it can tell.
+type export struct {
+	*nbd.Client
+	id string
+}
+
+func (e export) ID() string { return e.id }
+
+func openExport(ctx context.Context, url string, login cli.LUNLogin, writable bool) (served, error) {
+	u, err := nbd.ParseURI(url)
+	if err != nil {
+		return nil, usage("%w", err)
+	}
+	c, err := nbd.Dial(ctx, u.Network, u.Address, nbd.ClientOptions{Export: u.Export, Timeout: viewTimeout})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", url, targetError(u.Address, err))
+	}
+	if writable && c.ReadOnly() {
+		return nil, errors.Join(usage("%s: it is write protected: give --read-only", url), c.Close())
+	}
+	id := login.Identities[url]
+	if id == "" {
+		id = url
+	}
+	return export{c, id}, nil
+}
+
+func openISCSI(ctx context.Context, url string, login cli.LUNLogin, writable bool) (served, error) {
 	u, err := iscsi.ParseURL(url)
 	if err != nil {
 		return nil, usage("%w", err)
@@ -98,6 +142,6 @@ func hostInitiator(path string) (iscsi.Name, error) {
 }
 
 // synced makes what was written stable before it closes a disk.
-type synced struct{ *initiator.Disk }
+type synced struct{ served }
 
-func (d synced) Close() error { return errors.Join(d.Sync(), d.Disk.Close()) }
+func (d synced) Close() error { return errors.Join(d.Sync(), d.served.Close()) }

@@ -11,9 +11,10 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/cleave-san/cleave/lun"
+	"github.com/cleave-san/cleave/lun/open"
 	"github.com/cleave-san/cleave/lun/recovery"
 	"github.com/cleave-san/cleave/lun/recovery/worker"
+	"github.com/cleave-san/cleave/orchestrator"
 	"github.com/cleave-san/cleave/orchestrator/engine"
 )
 
@@ -47,16 +48,35 @@ func (v *views) path(name, ext string) string {
 	return filepath.Join(v.dir, hex.EncodeToString(sum[:8])+ext)
 }
 
-func (v *views) spec(disks []lun.Device) worker.Spec {
+func (v *views) spec(disks engine.Disks) worker.Spec {
 	s := worker.Spec{OverlayDir: v.config.Overlay, OverlayLimit: v.config.OverlayLimit, Limits: worker.Limits{Memory: v.config.Memory}}
-	for i, d := range disks {
+	for i, d := range disks.Devices {
 		s.Sources = append(s.Sources, worker.Source{Name: fmt.Sprintf("disk %d", i), Device: d})
+	}
+	for _, p := range disks.Places {
+		s.Places = append(s.Places, open.Place{Name: p.Name, On: p.On, Volume: p.Volume, Path: p.Path, Format: p.Format})
 	}
 	return s
 }
 
+// Containers implements engine.Recoverer.
+func (v *views) Containers(ctx context.Context, disks engine.Disks) ([]orchestrator.Container, error) {
+	found, err := worker.Containers(ctx, v.spec(disks))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]orchestrator.Container, len(found))
+	for i, c := range found {
+		out[i] = orchestrator.Container{Size: c.Size, Dirty: c.Dirty, Warnings: c.Warnings}
+		if c.Problem != nil {
+			out[i].Problem = c.Problem.Error()
+		}
+	}
+	return out, nil
+}
+
 // Check implements engine.Recoverer.
-func (v *views) Check(ctx context.Context, disks []lun.Device, want []engine.InGuest) ([]string, error) {
+func (v *views) Check(ctx context.Context, disks engine.Disks, want []engine.InGuest) ([]string, error) {
 	expected := make([]recovery.Expected, len(want))
 	for i, w := range want {
 		expected[i] = recovery.Expected{Volume: w.Volume, Snapshot: w.Snapshot}
@@ -85,13 +105,14 @@ type handle struct {
 }
 
 // Start implements engine.Recoverer.
-func (v *views) Start(ctx context.Context, name string, disks []lun.Device, want []engine.InGuest) (_ engine.View, err error) {
+func (v *views) Start(ctx context.Context, name string, disks engine.Disks, want []engine.InGuest) (_ engine.View, err error) {
 	// Whatever an earlier attempt left under this name.
 	if err := v.Stop(ctx, name); err != nil {
 		return engine.View{}, err
 	}
 	s := v.spec(disks)
 	s.Socket, s.Detachable = v.path(name, ".sock"), true
+	s.NoRecovery = len(want) == 0
 	for _, w := range want {
 		s.Snapshots = append(s.Snapshots, w.Snapshot)
 	}

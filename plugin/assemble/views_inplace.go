@@ -69,7 +69,7 @@ func connections(table, path string) (n int, err error) {
 }
 
 // InPlace implements engine.Recoverer.
-func (v *views) InPlace(ctx context.Context, disks []lun.Device, want []engine.InGuest, discardOthers bool, begin func(engine.InPlacePlan) error) error {
+func (v *views) InPlace(ctx context.Context, disks engine.Disks, want []engine.InGuest, discardOthers bool, begin func(engine.InPlacePlan) error) error {
 	s := v.spec(disks)
 	for _, w := range want {
 		s.Snapshots = append(s.Snapshots, w.Snapshot)

@@ -21,7 +21,9 @@ func (a *app) lunCommand() *cobra.Command {
 		Short: "Look into a LUN and bring back the snapshots inside it",
 		Long: `Look into a LUN: partitions, LVM volume groups, and the snapshots that a guest made inside its own disk.
 
-SRC is a file, a block device, or a LUN of any iSCSI target as iscsi://[USER@]HOST[:PORT]/IQN/LUN, which needs no help of the kernel.
+SRC is a file, a block device, a LUN of any iSCSI target as iscsi://[USER@]HOST[:PORT]/IQN/LUN, which needs no help of the kernel, an export of an
+NBD server as nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH, or a disk of a snapshot set as SET/VM/DISK (recovered) or
+SET/VM/DISK/split (as it came off), which "cleave snapshot show SET" lists.
 It is opened for reading only (but for lun serve, lun nbd --writable and lun attach --writable); nothing is mounted or activated. Give it
 several times where a volume group spans several disks. The content of a virtual disk (qcow2, VHDX, VMDK, VHD) is meant, not the file's own bytes: those are
 with --raw. Further files that a virtual disk names, such as its backing file, are opened where they are regular files in SRC's folder. A guest whose disk
@@ -65,12 +67,21 @@ func (s *sourceFlags) add(f *pflag.FlagSet) {
 	s.loginFlags.add(f)
 }
 
-func (s *sourceFlags) sources(paths []string) (LUNSources, error) {
+func (a *app) sources(ctx context.Context, s *sourceFlags, paths []string) (LUNSources, error) {
 	if s.raw && s.snapshot != "" {
 		return LUNSources{}, usagef("--raw and --container-snapshot exclude each other: only a virtual disk's container has snapshots")
 	}
+	paths, names, err := a.disksOfSets(ctx, paths)
+	if err != nil {
+		return LUNSources{}, err
+	}
+	if len(names) > 0 && s.snapshot != "" {
+		return LUNSources{}, usagef("--container-snapshot is for containers; what a snapshot set shows is the disk in it")
+	}
 	login, err := s.login(paths)
-	return LUNSources{Paths: paths, Raw: s.raw, Snapshot: s.snapshot, Login: login}, err
+	login.Identities = names
+	// A set's LUN is the disk: a guest could write the first bytes of a container.
+	return LUNSources{Paths: paths, Raw: s.raw || len(names) > 0, Snapshot: s.snapshot, Login: login}, err
 }
 
 // withDisks opens volumes on the sources (none named: all), and closes them

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -60,8 +61,8 @@ func (t *attachFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&t.o.Overlay, "overlay", "", "with --recover: directory for what is written (default: the system's for temporary files)")
 }
 
-func (t *attachFlags) options(args []string) (o AttachOptions, err error) {
-	if t.o.Sources, err = t.from.sources(args); err != nil {
+func (t *attachFlags) options(ctx context.Context, a *app, args []string) (o AttachOptions, err error) {
+	if t.o.Sources, err = a.sources(ctx, &t.from, args); err != nil {
 		return o, err
 	}
 	o = t.o
@@ -121,7 +122,7 @@ Nothing on this host takes the device up by itself where the udev rules of "clea
   cleave lun attach iscsi://user@array/IQN/1 --portal array2 --src-chap-secret-file FILE --writable`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
-			o, err := t.options(args)
+			o, err := t.options(c.Context(), a, args)
 			if err != nil {
 				return err
 			}

@@ -19,7 +19,7 @@ func (a *app) lunCpCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cp SRC… VOLUME:PATH DEST",
 		Short: "Copy files out of a volume, without mounting it",
-		Long: `Copy a file, or with -r a directory and all that is below it, out of the file system (ext2, ext3, ext4, xfs, btrfs) in a volume: from the volume as it
+		Long: `Copy a file, or with -r a directory and all that is below it, out of the file system (ext2, ext3, ext4, xfs, btrfs, ntfs, fat) in a volume: from the volume as it
 was when SRC was split off, or from its snapshot.
 
 Modes, times, hard links, extended attributes, access control lists and holes are kept; owners and devices only for root. If DEST is a
@@ -32,7 +32,7 @@ A file that can't be copied, or not with all it has, is named on stderr; the res
 		Args: filesArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			n := len(args)
-			s, err := from.sources(args[:n-2])
+			s, err := a.sources(c.Context(), &from, args[:n-2])
 			if err != nil {
 				return err
 			}

@@ -28,6 +28,9 @@ func (l *loginFlags) login(paths []string) (o LUNLogin, err error) {
 		if !strings.Contains(p, "://") {
 			continue
 		}
+		if strings.HasPrefix(p, "nbd") {
+			continue // it is read where it is opened
+		}
 		u, err := iscsi.ParseURL(p)
 		if err != nil {
 			return o, usagef("SRC: %w", err)

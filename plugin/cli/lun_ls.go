@@ -21,18 +21,19 @@ func (a *app) lunLsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ls SRC… VOLUME:PATH",
 		Short: "List files in a volume, without mounting it",
-		Long: `List a directory of the file system (ext2, ext3, ext4, xfs, btrfs) in a volume, or tell of a single file. A volume shows the files as they were when SRC
+		Long: `List a directory of the file system (ext2, ext3, ext4, xfs, btrfs, ntfs, fat) in a volume, or tell of a single file. A volume shows the files as they were when SRC
 was split off; its snapshot shows them as they were at the snapshot.
 
 Nothing is mounted: a process of its own, which may do nothing else, reads the file system. What a file system that was in use has only in its
-journal counts, as it would after a mount; XFS and others whose log is not replayed here are refused unless they were unmounted. PATH begins
+journal counts, as it would after a mount, and XFS's log (version 5); NTFS, whose log is not replayed here, is refused unless it was unmounted. Of a running
+Windows a shadow copy is read (VOLUME is vss1, vss2 …; "cleave lun inspect" lists them). PATH begins
 with "/"; symbolic links are shown and not followed.`,
 		Example: `  cleave lun ls disk.img vg/snap:/etc
   cleave lun ls a.img b.img 8RfV23-8Il5-oMwk-DYpQ-ieLK-Y8TD-BfAKuq:/
   cleave lun ls disk.qcow2 p1:/home -o json | jq '.entries[].name'`,
 		Args: filesArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := from.sources(args[:len(args)-1])
+			s, err := a.sources(c.Context(), &from, args[:len(args)-1])
 			if err != nil {
 				return err
 			}

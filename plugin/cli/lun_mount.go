@@ -22,7 +22,7 @@ func (a *app) lunMountCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "mount SRC… VOLUME DIR",
 		Short: "Show the files of a volume in a directory, read-only",
-		Long: `Show the file system (ext2, ext3, ext4, xfs, btrfs) in a volume at DIR, an existing directory, until "cleave lun umount": the files as they were when SRC
+		Long: `Show the file system (ext2, ext3, ext4, xfs, btrfs, ntfs, fat) in a volume at DIR, an existing directory, until "cleave lun umount": the files as they were when SRC
 was split off, or of a snapshot, as they were at the snapshot. The host's kernel never sees the guest's file system: it asks a
 process of Cleave's for names and bytes (FUSE), and a further one, which may do nothing else, reads the file system.
 
@@ -42,7 +42,7 @@ If the process dies, reading DIR fails and does not hang; umount, or another mou
 		},
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			n := len(args)
-			if o.Sources, err = from.sources(args[:n-2]); err != nil {
+			if o.Sources, err = a.sources(c.Context(), &from, args[:n-2]); err != nil {
 				return err
 			}
 			o.Volume, o.Dir = args[n-2], args[n-1]

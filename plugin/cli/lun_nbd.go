@@ -33,7 +33,7 @@ on any: --tls-cert and --tls-key are the server's, --tls-client-ca says whose cl
   cleave lun nbd disk.qcow2 --listen 192.0.2.10:10809 --tls-cert server.pem --tls-key server.key --tls-client-ca ca.pem`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
-			o, err := n.options(args)
+			o, err := n.options(c.Context(), a, args)
 			if err != nil {
 				return err
 			}
@@ -67,7 +67,7 @@ func (n *nbdFlags) add(f *pflag.FlagSet) {
 }
 
 // options are what the flags say, if they go together.
-func (n *nbdFlags) options(args []string) (o NBDOptions, err error) {
+func (n *nbdFlags) options(ctx context.Context, a *app, args []string) (o NBDOptions, err error) {
 	o = n.o
 	switch {
 	case o.Writable && !o.Recovered && (!n.from.raw || len(o.Volumes) > 0):
@@ -90,7 +90,7 @@ func (n *nbdFlags) options(args []string) (o NBDOptions, err error) {
 				"give --tls-cert and --tls-key without --tls-optional, or a loopback address")
 		}
 	}
-	o.Sources, err = n.from.sources(args)
+	o.Sources, err = a.sources(ctx, &n.from, args)
 	return o, err
 }
 

@@ -24,7 +24,7 @@ Without --volume all volumes are read. One that can't be read is named on stderr
   cleave lun sha256 /dev/sdc --volume 8RfV23-8Il5-oMwk-DYpQ-ieLK-Y8TD-BfAKuq`,
 		Args: lunSource,
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := from.sources(args)
+			s, err := a.sources(c.Context(), &from, args)
 			if err != nil {
 				return err
 			}

@@ -126,7 +126,7 @@ type Confinement struct {
 
 // LUNSources are devices that belong together.
 type LUNSources struct {
-	Paths []string // files, block devices, and LUNs as iscsi:// URLs
+	Paths []string // files, block devices, LUNs as iscsi:// URLs, and NBD URIs
 	Login LUNLogin // to those
 	// Raw takes their own bytes for the disks. Otherwise each may be a virtual
 	// disk, which may need files that are beside it.

@@ -30,6 +30,7 @@ func setResult(s orchestrator.Set) result {
 		section(w, p, guestTable(s.VMs))
 		section(w, p, writerTable(s.VMs))
 		section(w, p, splitTable(s.Splits))
+		section(w, p, hostedTable(s.Splits))
 		section(w, p, inPlaceTable(s.Splits))
 		section(w, p, turnedTable(s.Splits))
 		section(w, p, lunTable(s.LUNs))
@@ -64,7 +65,7 @@ func planResult(s orchestrator.Set) result {
 
 // plannedCalls says in words and in order what a run of s would do.
 func plannedCalls(s orchestrator.Set) []string {
-	var guests, pauses, volumes []string
+	var guests, pauses, volumes, mounts []string
 	seen := map[string]bool{}
 	for _, v := range s.VMs {
 		switch {
@@ -80,10 +81,20 @@ func plannedCalls(s orchestrator.Set) []string {
 			}
 		}
 	}
+	for _, v := range s.VMs {
+		for _, d := range v.Disks {
+			if d.Host != nil && d.Host.Mount != "" && !slices.Contains(mounts, d.Host.Mount) {
+				mounts = append(mounts, d.Host.Mount)
+			}
+		}
+	}
 	vols := strings.Join(volumes, ", ")
 	steps := []string{"bring the mirrors of " + vols + " into sync (minutes, nothing is held)"}
 	for _, g := range guests {
 		steps = append(steps, fmt.Sprintf("have the guest of VM %s snapshot its own volumes, within %s", g, orDefault(s.Request.GuestLimit, 2*time.Minute)))
+	}
+	if len(mounts) > 0 {
+		steps = append(steps, "flush what this host has mounted at "+strings.Join(mounts, ", "))
 	}
 	for _, v := range pauses {
 		steps = append(steps, fmt.Sprintf("pause VM %s, for %s at the most", v, orDefault(s.Request.PauseLimit, 10*time.Second)))
@@ -99,8 +110,16 @@ func plannedCalls(s orchestrator.Set) []string {
 	if len(s.Request.Initiators) > 0 {
 		who = "to " + strings.Join(s.Request.Initiators, ", ")
 	}
-	return append(steps, "show the LUNs "+who,
+	steps = append(steps, "show the LUNs "+who,
 		fmt.Sprintf("give everything back when the set is deleted, or after %s", orDefault(s.Request.Lease, 24*time.Hour)))
+	for _, v := range s.VMs {
+		for _, d := range v.Disks {
+			if d.FullCopy {
+				steps = append(steps, fmt.Sprintf("copy the volume under disk %s of VM %s in full, into a new mirror, before the next set: its split does not come back", d.Device, v.Name))
+			}
+		}
+	}
+	return steps
 }
 
 func orDefault(d, def time.Duration) time.Duration {
@@ -157,12 +176,42 @@ func splitTable(splits []orchestrator.Split) table {
 	return t
 }
 
+// hostedTable lists the virtual disks that lie on the splits of hosts' volumes.
+func hostedTable(splits []orchestrator.Split) table {
+	t := table{head: []string{"VIRTUAL DISK", "ON", "WHERE", "FORMAT", "SIZE", "CONTAINER", "REACHED", "WHY"}}
+	for _, s := range splits {
+		for _, d := range s.Disks {
+			where := d.Host.Path
+			if where == "" {
+				where = d.Host.Volume
+			}
+			held, bytes := "not looked at", ""
+			if c := d.Host.Container; c != nil {
+				bytes = size(c.Size)
+				switch {
+				case c.Problem != "":
+					held, bytes = "can't be read", ""
+				case c.Dirty:
+					held = "whole, was in use"
+				default:
+					held = "whole"
+				}
+			}
+			t.add(d.VM+"/"+d.Device, s.Array+"/"+s.Volume, where, d.Host.Format, bytes, held, d.Reached.String(), d.Why)
+		}
+	}
+	return t
+}
+
 func lunTable(luns []orchestrator.LUN) table {
 	t := table{head: []string{"LUN", "CONTENT", "URL", "ACCESS", "+NAA", "+NBD", "+DEVICES"}}
 	for _, l := range luns {
 		content, access := "dirty split", "read-only"
-		if l.Clean {
+		switch {
+		case l.Clean:
 			content = "recovered"
+		case l.Hosted:
+			content = "as it came off"
 		}
 		if l.Writable {
 			access = "writable"
