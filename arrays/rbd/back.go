@@ -32,7 +32,8 @@ func (d *Driver) forget(ctx context.Context, i image, key string) error {
 }
 
 func (d *Driver) remembered(ctx context.Context, i image) (all map[string]string, err error) {
-	raw, err := d.run(ctx, false, append([]string{"image-meta", "list", "--format=json"}, i.args()...))
+	// It opens the image for writing, and killed would stay its user for a while.
+	raw, err := d.run(ctx, true, append([]string{"image-meta", "list", "--format=json"}, i.args()...))
 	if err != nil || len(strings.TrimSpace(string(raw))) == 0 { // nothing is printed where there is none
 		return nil, err
 	}
@@ -47,9 +48,12 @@ func (d *Driver) Revert(ctx context.Context, id driver.SnapshotID) (driver.Snaps
 	if err != nil {
 		return driver.Snapshot{}, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if _, err := d.find(ctx, s); err != nil {
+	return toEnd(ctx, d, func() (driver.Snapshot, error) { return d.revert(ctx, s) })
+}
+
+func (d *Driver) revert(ctx context.Context, s snap) (driver.Snapshot, error) {
+	from, err := d.find(ctx, s)
+	if err != nil {
 		return driver.Snapshot{}, err
 	}
 	safe := s.image.at(s.before())
@@ -69,7 +73,12 @@ func (d *Driver) Revert(ctx context.Context, id driver.SnapshotID) (driver.Snaps
 	if err != nil {
 		return driver.Snapshot{}, err
 	}
-	if err := d.do(ctx, append([]string{"snap", "rollback"}, s.args()...)...); err != nil {
+	if from.isMember() {
+		err = d.copyBack(ctx, s)
+	} else {
+		err = d.do(ctx, append([]string{"snap", "rollback"}, s.args()...)...)
+	}
+	if err != nil {
 		return driver.Snapshot{}, err
 	}
 	return before, d.remember(ctx, s.image, safe.reverted(), "yes")
@@ -98,22 +107,31 @@ func (d *Driver) Break(ctx context.Context, id driver.SnapshotID, name string) (
 	if err != nil {
 		return driver.Volume{}, err
 	}
-	if !plain(name) || strings.HasPrefix(name, "-") {
-		return driver.Volume{}, driver.Errorf(driver.InvalidRequest, "name %.80q: an image's has none of / @ : , and no space", name)
-	}
 	to := image{s.pool, s.namespace, name}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.open[id] > 0 {
+	if !plain(name) || strings.HasPrefix(name, "-") || to.isView() {
+		return driver.Volume{}, driver.Errorf(driver.InvalidRequest, "name %.80q: an image's has none of / @ : , and no space, and does not begin with - or %s", name, viewPrefix)
+	}
+	return toEnd(ctx, d, func() (driver.Volume, error) { return d.breakOff(ctx, s, to) })
+}
+
+func (d *Driver) breakOff(ctx context.Context, s snap, to image) (driver.Volume, error) {
+	id := s.id()
+	if d.opened(id, 0) > 0 {
 		return driver.Volume{}, driver.Errorf(driver.Busy, "snapshot %s is open", id)
 	}
 	x, err := d.info(ctx, to)
 	switch {
 	case d.is(err, driver.NotFound):
-		if _, err := d.find(ctx, s); err != nil {
+		l, err := d.find(ctx, s)
+		if err != nil {
 			return driver.Volume{}, err
 		}
-		if err := d.clone(ctx, s, to); err != nil {
+		if l.isMember() {
+			err = d.copyOff(ctx, s, to)
+		} else {
+			err = d.clone(ctx, s, to)
+		}
+		if err != nil {
 			return driver.Volume{}, err
 		}
 		if x, err = d.info(ctx, to); err != nil {

@@ -35,6 +35,9 @@ func (d *Driver) point(ctx context.Context, i image, id driver.SnapshotID) (name
 		return "", 0, err
 	}
 	l, err := d.find(ctx, s)
+	if err == nil && l.isMember() {
+		err = driver.Errorf(driver.NotSupported, "snapshot %s was made with others of a group, and rbd diff knows snapshots by the names that these don't have", id)
+	}
 	return s.name, l.ID, err
 }
 

@@ -68,13 +68,17 @@ func verb(args []string) string {
 	return strings.Join(args, " ")
 }
 
+// run runs a command. One that changes something is not ended with ctx.
 func (d *Driver) run(ctx context.Context, changes bool, args []string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.o.Limit)
-	defer cancel()
 	what := "rbd " + verb(args)
 	if err := ctx.Err(); err != nil {
 		return nil, driver.Errorf(driver.Unreachable, "%s was not started: %w", what, err)
 	}
+	if changes {
+		ctx = context.WithoutCancel(ctx) // see toEnd
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.o.Limit)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, d.o.Command, append(args, d.access()...)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is ours to judge

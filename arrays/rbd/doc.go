@@ -8,9 +8,11 @@
 //
 // Ceph takes a snapshot of an image by itself at one instant: the client that
 // holds the image's exclusive lock writes out what it has acknowledged first.
-// Groups are not split: Ceph has group snapshots, but before its release 19 no
-// command reads or clones a member of one. rbd-mirror's promotion is a failover
-// and no split.
+// Several images are split by a group snapshot, which is made while rbd holds the
+// locks of all of them (group.go). Its members have numbers and no names: they are
+// read through views (member.go), and rbd diff doesn't know them. What is known of
+// them is in the images' metadata. rbd-mirror's promotion is a failover and no
+// split.
 //
 // Snapshots are read through qemu-storage-daemon (Debian: qemu-block-extra for
 // RBD), a process for each, which speaks NBD on a socket that only this user can

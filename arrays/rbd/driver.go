@@ -34,8 +34,59 @@ type Driver struct {
 	o     Options
 	pools []image // without a name
 
-	mu   sync.Mutex // around what asks first and changes then
+	doing chan struct{} // is full while something asks first and changes then
+
+	mu   sync.Mutex
 	open map[driver.SnapshotID]int
+}
+
+// lock makes the caller the only one that changes anything, until it calls what
+// is returned.
+func (d *Driver) lock(ctx context.Context) (unlock func(), err error) {
+	select {
+	case d.doing <- struct{}{}:
+		return func() { <-d.doing }, nil
+	case <-ctx.Done():
+		return nil, driver.Errorf(driver.Unreachable, "nothing was started, as something else was under way: %w", context.Cause(ctx))
+	}
+}
+
+// toEnd runs a change alone. If ctx ends first, nothing more is started, and what
+// is under way ends by itself: a command that is killed leaves locks and
+// watches behind, for which Ceph makes others wait.
+func toEnd[T any](ctx context.Context, d *Driver, change func() (T, error)) (x T, err error) {
+	unlock, err := d.lock(ctx)
+	if err != nil {
+		return x, err
+	}
+	type result struct {
+		x   T
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		defer unlock()
+		x, err := change()
+		done <- result{x, err}
+	}()
+	select {
+	case r := <-done:
+		return r.x, r.err
+	case <-ctx.Done():
+		return x, driver.Errorf(driver.OutcomeUnknown, "it was under way, and goes on: %w", context.Cause(ctx))
+	}
+}
+
+// opened counts those who have a snapshot open.
+func (d *Driver) opened(id driver.SnapshotID, more int) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open[id] += more
+	n := d.open[id]
+	if n == 0 {
+		delete(d.open, id)
+	}
+	return n
 }
 
 // New makes a driver. Nothing is run before its first call.
@@ -54,7 +105,7 @@ func New(o Options) (*Driver, error) {
 			return nil, driver.Errorf(driver.InvalidRequest, "%s %q: want an absolute path", what, p)
 		}
 	}
-	d := &Driver{o: o, open: map[driver.SnapshotID]int{}}
+	d := &Driver{o: o, doing: make(chan struct{}, 1), open: map[driver.SnapshotID]int{}}
 	for _, p := range o.Pools {
 		i, err := parseImage(p + "/x")
 		if err != nil {
@@ -82,13 +133,16 @@ func (d *Driver) is(err error, k driver.Kind) bool { return err != nil && d.Kind
 
 // Describe implements driver.Describer.
 func (d *Driver) Describe(context.Context) (driver.Description, error) {
-	return driver.Description{Provider: "rbd", Snapshot: true, Revert: true, Break: true, Changes: true}, nil
+	return driver.Description{Provider: "rbd", Snapshot: true, GroupOrdered: true, Revert: true, Break: true, Changes: true}, nil
 }
 
 // info is what `rbd info` says.
 type info struct {
-	Size   int64 `json:"size"`
-	Parent *struct {
+	ID       string   `json:"id"`
+	Size     int64    `json:"size"`
+	Features []string `json:"features"`
+	Group    string   `json:"group"` // pool/group or pool/namespace/group
+	Parent   *struct {
 		Pool      string `json:"pool"`
 		Namespace string `json:"pool_namespace"`
 		Image     string `json:"image"`
@@ -129,7 +183,7 @@ func (d *Driver) Resolve(ctx context.Context, x driver.Disk) (driver.Volume, err
 		name, ok = strings.CutPrefix(x.Path, "/dev/rbd/")
 	}
 	i, err := parseImage(name)
-	if !ok || err != nil || !d.ours(i) {
+	if !ok || err != nil || !d.ours(i) || i.isView() {
 		return driver.Volume{}, driver.Errorf(driver.NotMine, "the disk is no image of the pools that are configured")
 	}
 	v, err := d.info(ctx, i)

@@ -23,23 +23,20 @@ func (d *Driver) Open(ctx context.Context, id driver.SnapshotID) (lun.Device, er
 	if err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	_, err = d.find(ctx, s)
-	if err == nil {
-		d.open[id]++
-	}
-	d.mu.Unlock()
+	unlock, err := d.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
-	closed := func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.open[id]--; d.open[id] == 0 {
-			delete(d.open, id)
-		}
+	i, name, err := d.readable(ctx, s)
+	if err == nil {
+		d.opened(id, 1)
 	}
-	x, err := d.serve(ctx, s.image, s.name, true)
+	unlock()
+	if err != nil {
+		return nil, err
+	}
+	closed := func() { d.opened(id, -1) }
+	x, err := d.serve(ctx, i, name, true)
 	if err != nil {
 		closed()
 		return nil, err
