@@ -193,14 +193,14 @@ func (s *cuts) instant(c *catalog) (at time.Time, held time.Duration, err error)
 	}
 	begun := time.Now()
 	for _, k := range s.parts {
-		k.v.admit.Lock()
+		k.v.gate.shut()
 	}
 	at = time.Now()
 	for i, k := range s.parts {
 		k.old = k.v.succeed(ends[i])
 	}
 	for _, k := range s.parts {
-		k.v.admit.Unlock()
+		k.v.gate.reopen(k.v.cur)
 	}
 	held = time.Since(begun)
 	for _, k := range s.parts {

@@ -53,8 +53,12 @@ type epoch struct {
 
 	// users counts operations, 1 while the epoch is current, and 1 while the
 	// epoch before is not idle: an epoch is idle only when all before it are.
+	//
+	// Those who find at the gate that they came too late are counted for a moment,
+	// too, also when it was 0 already.
 	users atomic.Int64
-	idle  chan struct{} // closed when users is 0
+	over  atomic.Bool   // users was 0
+	idle  chan struct{} // closed then
 	next  *epoch        // the one that followed
 }
 
@@ -101,7 +105,7 @@ func (e *epoch) flushMaps() error {
 // leave ends an operation, and the epoch's own share when it is no longer
 // current.
 func (e *epoch) leave() {
-	for e != nil && e.users.Add(-1) == 0 {
+	for e != nil && e.users.Add(-1) == 0 && e.over.CompareAndSwap(false, true) {
 		close(e.idle)
 		e = e.next
 	}

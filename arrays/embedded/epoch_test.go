@@ -7,7 +7,7 @@ import "testing"
 // end.
 func TestEpochsEndInOrder(t *testing.T) {
 	s := &set{}
-	s.cur = newEpoch(epoch0{})
+	s.start(epoch0{})
 	idle := func(e *epoch) bool {
 		select {
 		case <-e.idle:

@@ -28,9 +28,7 @@ const (
 // set is a device made of raw files that are kept equal: a volume's mirrors,
 // or the one file of a split that is written to. It is the write path.
 //
-// Locks, in the order in which they are taken: a range of order, state, admit.
-// An operation takes admit only to join the current epoch, and holds it for no
-// I/O.
+// Locks, in the order in which they are taken: a range of order, state, gate.
 type set struct {
 	label string // for messages: `volume "db"`
 	size  atomic.Int64
@@ -40,8 +38,8 @@ type set struct {
 	// state serialises changes of the epoch that something failed for. It is
 	// never held by an operation that goes well.
 	state sync.Mutex
-	admit sync.RWMutex
-	cur   *epoch
+	gate  gate
+	cur   *epoch // what the gate leads to while it is open
 
 	// dropping is told, under state, that p failed, and makes it stable that it
 	// is no longer in the set; if it can't, the operation fails. Only then does
@@ -66,31 +64,27 @@ type set struct {
 var errOffline = errors.New("no mirror can be used")
 
 // enter joins the current epoch; the caller leaves it.
-func (s *set) enter() *epoch {
-	s.admit.RLock()
-	e := s.cur
-	e.users.Add(1)
-	s.admit.RUnlock()
-	return e
+func (s *set) enter() *epoch { return s.gate.enter() }
+
+// start opens the set: there was no epoch before.
+func (s *set) start(first epoch0) {
+	s.cur = newEpoch(first)
+	s.gate.cur.Store(s.cur)
 }
 
 // flip makes next the current epoch and returns the one before, which has
 // ended but for the operations still under way in it.
 func (s *set) flip(next epoch0) *epoch {
-	s.admit.Lock()
-	old := s.flipLocked(next)
-	s.admit.Unlock()
+	n := newEpoch(next)
+	s.gate.shut()
+	old := s.succeed(n)
+	s.gate.reopen(n)
 	old.leave()
 	return old
 }
 
-// flipLocked is flip for those who hold admit. They call leave on what it
-// returns when they have released it.
-func (s *set) flipLocked(next epoch0) *epoch {
-	return s.succeed(newEpoch(next))
-}
-
-// succeed makes n current. admit is held.
+// succeed makes n current. The gate is shut. When it is open again the caller
+// calls leave on what this returns.
 func (s *set) succeed(n *epoch) (old *epoch) {
 	old = s.cur
 	old.follow(n)

@@ -234,7 +234,7 @@ func (s *snapshot) forWriting() error {
 	w.size.Store(s.size)
 	w.order.init()
 	w.log = newIntentLog(log, s.a.o.LogLimit, func() { w.cleanSoon(func(fn func()) { s.a.start(fn) }) })
-	w.cur = newEpoch(epoch0{insync: []*plex{s.p}, dirty: dirty})
+	w.start(epoch0{insync: []*plex{s.p}, dirty: dirty})
 	s.write, s.dirty, s.own = w, dirty, nil
 	return nil
 }

@@ -58,7 +58,7 @@ func newVolume(a *Array, r *volumeRecord) *volume {
 	v.label = fmt.Sprintf("volume %q", r.Name)
 	v.size.Store(r.Size)
 	v.order.init()
-	v.cur = newEpoch(epoch0{})
+	v.start(epoch0{})
 	v.dropping, v.dropped = v.recordDrop, v.onDrop
 	return v
 }
