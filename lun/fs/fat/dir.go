@@ -1,7 +1,6 @@
 package fat
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -96,25 +95,13 @@ func stamp(date, clock uint16, hundredths uint8) time.Time {
 	return t.Add(time.Duration(hundredths) * 10 * time.Millisecond)
 }
 
-var errFound = errors.New("found")
-
 // Lookup implements fs.FS. Names are compared as they are shown, with their case.
 func (f *FS) Lookup(dir fs.Ref, name string) (fs.Ref, error) {
-	var found fs.Ref
-	err := f.List(dir, 0, func(e fs.Entry) error {
-		if e.Name == name {
-			found = e.Ref
-			return errFound
-		}
-		return nil
-	})
-	switch {
-	case err == errFound:
-		return found, nil
-	case err != nil:
-		return fs.Ref{}, err
+	ref, err := fs.Search(f, dir, name)
+	if err == fs.ErrNotExist {
+		err = fmt.Errorf("%.200q in fat %v: %w", name, dir, err)
 	}
-	return fs.Ref{}, fmt.Errorf("%.200q in fat %v: %w", name, dir, fs.ErrNotExist)
+	return ref, err
 }
 
 // List implements fs.FS. Next is the byte after an entry.

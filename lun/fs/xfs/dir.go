@@ -1,7 +1,6 @@
 package xfs
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/cleave-san/cleave/lun/fs"
@@ -24,25 +23,13 @@ const (
 // entryTypes are by the file type of an entry.
 var entryTypes = [8]fs.Type{fs.Unknown, fs.Regular, fs.Directory, fs.CharDevice, fs.BlockDevice, fs.Pipe, fs.Socket, fs.Symlink}
 
-var errFound = errors.New("found")
-
 // Lookup implements fs.FS. It reads the directory from its beginning.
 func (f *FS) Lookup(dir fs.Ref, name string) (fs.Ref, error) {
-	var found fs.Ref
-	err := f.List(dir, 0, func(e fs.Entry) error {
-		if e.Name == name {
-			found = e.Ref
-			return errFound
-		}
-		return nil
-	})
-	switch {
-	case err == errFound:
-		return found, nil
-	case err != nil:
-		return fs.Ref{}, err
+	ref, err := fs.Search(f, dir, name)
+	if err == fs.ErrNotExist {
+		err = fmt.Errorf("%.200q in xfs %v: %w", name, dir, err)
 	}
-	return fs.Ref{}, fmt.Errorf("%.200q in xfs %v: %w", name, dir, fs.ErrNotExist)
+	return ref, err
 }
 
 // List implements fs.FS. Next is the byte after an entry. The index is not used.

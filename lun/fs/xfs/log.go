@@ -102,20 +102,7 @@ func (l *logReader) head(first, last uint32) (int64, error) {
 	if last != first-1 && (last != 0 || first != 1) {
 		return 0, dirty("the log's cycles do not follow each other")
 	}
-	low, high := int64(0), l.n-1 // of first's cycle; not
-	for low+1 < high {
-		mid := low + (high-low)/2
-		c, err := l.cycle(mid)
-		if err != nil {
-			return 0, err
-		}
-		if c == first {
-			low = mid
-		} else {
-			high = mid
-		}
-	}
-	return high, nil
+	return l.drop(first, last)
 }
 
 // endsInUnmount wants the record before the head to be of an unmount, and nothing
