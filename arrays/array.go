@@ -34,11 +34,12 @@ const (
 	Break      Capability = "break"
 	Changes    Capability = "changes"
 	Describe   Capability = "describe"
+	Check      Capability = "check"
 )
 
 // Capabilities are all of them.
 func Capabilities() []Capability {
-	return []Capability{SplitGroup, Arm, Expose, OpenDevice, Rewrite, Resync, Revert, Break, Changes, Describe}
+	return []Capability{SplitGroup, Arm, Expose, OpenDevice, Rewrite, Resync, Revert, Break, Changes, Describe, Check}
 }
 
 // Array is a storage array as callers hold it. Its methods may be called at
@@ -59,6 +60,7 @@ type Array struct {
 	breaker  driver.Breaker
 	changes  driver.ChangeTracker
 	describe driver.Describer
+	checker  driver.Checker
 }
 
 // New makes an Array of a provider. name is the operator's for it.
@@ -77,6 +79,7 @@ func New(name string, d driver.Driver, o Options) *Array {
 	a.breaker, _ = d.(driver.Breaker)
 	a.changes, _ = d.(driver.ChangeTracker)
 	a.describe, _ = d.(driver.Describer)
+	a.checker, _ = d.(driver.Checker)
 	for _, c := range o.Without {
 		switch c {
 		case SplitGroup:
@@ -99,6 +102,8 @@ func New(name string, d driver.Driver, o Options) *Array {
 			a.changes = nil
 		case Describe:
 			a.describe = nil
+		case Check:
+			a.checker = nil
 		}
 	}
 	return a

@@ -80,6 +80,7 @@ func Run(t *testing.T, open func(t *testing.T) *Lab) {
 	}
 	a := l.array()
 	parts := []part{
+		{"Check", nil, testCheck},
 		{"Resolve", nil, testResolve},
 		{"RepeatedCalls", nil, testRepeated},
 		{"Group", canGroup, testGroup},
@@ -140,6 +141,26 @@ func testDescribe(t *testing.T, l *Lab) driver.Description {
 		t.Errorf("with all options switched off: %+v, %v", bare, err)
 	}
 	return d
+}
+
+// testCheck checks that what an operator is told before a set makes sense, for
+// providers that tell it.
+func testCheck(t *testing.T, l *Lab) {
+	c, ok := l.Driver.(driver.Checker)
+	if !ok {
+		return
+	}
+	for _, next := range [][]driver.VolumeID{nil, l.ids(1), l.ids(9)} {
+		fs, err := c.Check(t.Context(), next)
+		if err != nil {
+			t.Fatalf("for %d volumes: %v", len(next), err)
+		}
+		for _, f := range fs {
+			if f.Area == "" || f.Check == "" || f.Detail == "" || f.Result == "" || f.Result == driver.Failed && f.Try == "" {
+				t.Errorf("for %d volumes: a finding without a word: %+v", len(next), f)
+			}
+		}
+	}
 }
 
 func (l *Lab) array(without ...arrays.Capability) *arrays.Array {

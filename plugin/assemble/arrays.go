@@ -30,49 +30,61 @@ const (
 func openArrays(ctx context.Context, cs []ArrayConfig, tracer trace.Tracer, log *slog.Logger) (out []*arrays.Array, pub engine.Publisher, closers []func() error, err error) {
 	pub = noPublisher{}
 	for i, c := range cs {
-		var d driver.Driver
-		o := arrays.Options{Tracer: tracer}
-		switch c.Type {
-		case typeEmbedded:
-			client := remote.New(c.Socket)
+		if c.Type == typeEmbedded {
 			if _, none := pub.(noPublisher); none {
-				pub = publisher{client}
+				pub = publisher{remote.New(c.Socket)}
 			}
-			d = client
-		case typeCinder:
-			v, err := openCinder(c)
-			if err != nil {
-				return nil, nil, closers, fmt.Errorf("arrays[%d]: %w", i, err)
-			}
-			d, o.Without = v, v.Without()
-		case typeRBD:
-			v, err := openRBD(c)
-			if err != nil {
-				return nil, nil, closers, fmt.Errorf("arrays[%d]: %w", i, err)
-			}
-			d = lentRBD{v, c}
-		case typeLVM:
-			v, err := openLVM(c, log)
-			if err != nil {
-				return nil, nil, closers, fmt.Errorf("arrays[%d]: %w", i, err)
-			}
-			d, o.Without = v, v.Without()
-		case typeProgram:
-			p, err := openProgram(ctx, c, log)
-			if err != nil {
-				return nil, nil, closers, fmt.Errorf("arrays[%d]: %w", i, err)
-			}
-			d, o.Without = p, p.Without()
-			closers = append(closers, p.Close)
-		default:
-			return nil, nil, closers, unknownType(i, c)
 		}
-		out = append(out, arrays.New(c.Name, d, o))
+		a, end, err := openArray(ctx, i, c, tracer, log)
+		if err != nil {
+			return nil, nil, closers, err
+		}
+		if end != nil {
+			closers = append(closers, end)
+		}
+		out = append(out, a)
 	}
 	if len(out) == 0 {
 		return nil, nil, closers, usage("arrays: there is none, so no VM's disk can be split")
 	}
 	return out, pub, closers, nil
+}
+
+// openArray makes the i-th of the arrays. end is nil where nothing is to be closed.
+func openArray(ctx context.Context, i int, c ArrayConfig, tracer trace.Tracer, log *slog.Logger) (a *arrays.Array, end func() error, err error) {
+	var d driver.Driver
+	o := arrays.Options{Tracer: tracer}
+	switch c.Type {
+	case typeEmbedded:
+		d = remote.New(c.Socket)
+	case typeCinder:
+		v, err := openCinder(c)
+		if err != nil {
+			return nil, nil, fmt.Errorf("arrays[%d]: %w", i, err)
+		}
+		d, o.Without = v, v.Without()
+	case typeRBD:
+		v, err := openRBD(c)
+		if err != nil {
+			return nil, nil, fmt.Errorf("arrays[%d]: %w", i, err)
+		}
+		d = lentRBD{v, c}
+	case typeLVM:
+		v, err := openLVM(c, log)
+		if err != nil {
+			return nil, nil, fmt.Errorf("arrays[%d]: %w", i, err)
+		}
+		d, o.Without = v, v.Without()
+	case typeProgram:
+		p, err := openProgram(ctx, c, log)
+		if err != nil {
+			return nil, nil, fmt.Errorf("arrays[%d]: %w", i, err)
+		}
+		d, o.Without, end = p, p.Without(), p.Close
+	default:
+		return nil, nil, unknownType(i, c)
+	}
+	return arrays.New(c.Name, d, o), end, nil
 }
 
 func unknownType(i int, c ArrayConfig) error {

@@ -29,6 +29,9 @@ func Parts(release string, getenv func(string) string) cli.Parts {
 		Arrays: func(ctx context.Context, config, socket string) ([]cli.Array, error) {
 			return listArrays(ctx, config, socket, getenv)
 		},
+		Examine: func(ctx context.Context, o cli.ExamineOptions) ([]cli.Examination, error) {
+			return examine(ctx, o, getenv)
+		},
 		Rescan:         func(ctx context.Context, o cli.RescanOptions) (cli.Rescan, error) { return rescan(ctx, o, getenv) },
 		InspectDisks:   inspectDisks,
 		Confinement:    confinement,

@@ -88,6 +88,8 @@ func listArrays(ctx context.Context, config, socket string, getenv func(string) 
 			out = append(out, askLVM(ctx, c))
 		case typeProgram:
 			out = append(out, askProgram(ctx, c))
+		case typeCinder, typeRBD:
+			out = append(out, askByExamining(ctx, i, c))
 		default:
 			return nil, unknownType(i, c)
 		}

@@ -43,6 +43,7 @@ func parts(socket string, storage Storage) Parts {
 				{Name: "local", Type: "lvm", State: ArrayProblems, Detail: "thin pool vg0/pool is 97% full"},
 			}, nil
 		},
+		Examine:        examineFake,
 		Rescan:         func(context.Context, RescanOptions) (Rescan, error) { return Rescan{}, nil },
 		RunServe:       func(context.Context, ServeOptions, *slog.Logger) error { return nil },
 		ServeLUNs:      func(context.Context, LUNOptions, func([]ServedLUN) error, *slog.Logger) error { return nil },

@@ -4,37 +4,53 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/orchestrator"
 )
 
 // finding is one line of the doctor's.
 type finding struct {
 	Check  string `json:"check"`
-	Result string `json:"result"` // ok, warning or failed
+	Result string `json:"result"` // ok, warning, failed or unknown
 	Detail string `json:"detail"`
 	Try    string `json:"try,omitempty"`
-	err    error
+	// Of an array: which one, what it is about, and the numbers behind it.
+	Array string        `json:"array,omitempty"`
+	Area  driver.Area   `json:"area,omitempty"`
+	Limit *driver.Limit `json:"limit,omitempty"`
+	err   error
 }
 
 func (a *app) doctorCommand() *cobra.Command {
 	var config string
+	var limit time.Duration
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check that everything is reachable, permitted and synchronised",
 		Long: `Check that both planes answer, that hosts and guests do, that every VM can be
 backed up, that mirrors are in sync and pools have room, that this host's kernel
 confines the processes that open guests' disks, and that its udev leaves attached
-devices alone. With the configuration, every array in it is asked how it is, and what the
-next set would not get by with there. Nothing is changed.
+devices alone. Nothing is changed.
 
-A warning leaves the exit status 0; a failure sets it by its kind.`,
+Every array of the configuration (without one: that at the array's control socket) is
+looked at for the next set, which is one of all VMs that are known, or else of all
+volumes: whether and how soon it answers, which calls would be refused, what it can do,
+what of its limits is used and left, and what the set would not fit. What can't be told
+without changing something is unknown. One that gives no answer within --array-limit
+has failed; all are asked at once.
+
+A warning leaves the exit status 0; a failure sets it by its kind. No secret is
+printed, so that the output can be sent to somebody.`,
 		Example: `  cleave doctor
   cleave doctor --config /etc/cleave/cleave.yaml
-  cleave doctor -o json | jq '.findings[] | select(.result != "ok")'`,
+  cleave doctor -o json | jq '.findings[] | select(.result != "ok")'
+  cleave doctor --config /etc/cleave/cleave.yaml -o json | jq '.findings[] | select(.limit) | {check, limit}'`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var found []finding
@@ -50,12 +66,19 @@ A warning leaves the exit status 0; a failure sets it by its kind.`,
 			warn := func(check, detail, try string) {
 				found = append(found, finding{Check: check, Result: "warning", Detail: detail, Try: try})
 			}
-			a.examineControl(c.Context(), add, warn)
-			if a.parts.Storage != nil {
-				a.examineStorage(c.Context(), add, warn)
+			vms := a.examineControl(c.Context(), add, warn)
+			examined, err := a.examineArrays(c.Context(), config, limit, vms)
+			// What is found at an array is not told a second time.
+			told := slices.ContainsFunc(examined, func(x Examination) bool { return x.Socket != "" && samePath(x.Socket, a.arraySocket) })
+			answers := a.parts.Storage != nil && a.examineStorage(c.Context(), told, add, warn)
+			if err != nil {
+				add("arrays", "", err)
 			}
-			if config != "" && a.parts.Arrays != nil {
-				a.examineArrays(c.Context(), config, add, warn)
+			if config == "" && !answers {
+				examined = nil // the array at the socket has been told of
+			}
+			for _, x := range examined {
+				found = append(found, arrayFindings(x)...)
 			}
 			if a.parts.Confinement != nil {
 				a.examineConfinement(c.Context(), add, warn)
@@ -63,7 +86,7 @@ A warning leaves the exit status 0; a failure sets it by its kind.`,
 			if a.parts.Attach != nil {
 				a.examineAttach(add, warn)
 			}
-			if err := a.print(findings(found)); err != nil {
+			if err := a.print(findings(found, examined)); err != nil {
 				return err
 			}
 			for _, f := range found {
@@ -75,32 +98,12 @@ A warning leaves the exit status 0; a failure sets it by its kind.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&config, "config", "", "the configuration, for its arrays")
+	cmd.Flags().StringVar(&config, "config", a.env("CLEAVE_CONFIG"), "the configuration, for its arrays")
+	cmd.Flags().DurationVar(&limit, "array-limit", 30*time.Second, "how long each array may take to answer")
 	return cmd
 }
 
-// examineArrays asks each array of a configuration.
-func (a *app) examineArrays(ctx context.Context, config string, add func(string, string, error) bool, warn func(string, string, string)) {
-	found, err := a.parts.Arrays(ctx, config, a.arraySocket)
-	if err != nil {
-		add("arrays", "", err)
-		return
-	}
-	for _, x := range found {
-		check := "array " + x.Name
-		switch x.State {
-		case ArraySilent:
-			add(check, "", x.Err)
-		case ArrayProblems:
-			warn(check, x.Detail, "`cleave array list --config "+config+"`")
-		default:
-			add(check, fmt.Sprintf("%s, %d volumes", x.Type, x.Volumes), nil)
-		}
-	}
-}
-
-func (a *app) examineControl(ctx context.Context, add func(string, string, error) bool, warn func(string, string, string)) {
-	var vms []orchestrator.VM
+func (a *app) examineControl(ctx context.Context, add func(string, string, error) bool, warn func(string, string, string)) (vms []orchestrator.VM) {
 	var verdicts []orchestrator.Verdict
 	err := a.withControl(func(s Control) error {
 		release, err := s.Version(ctx)
@@ -131,9 +134,12 @@ func (a *app) examineControl(ctx context.Context, add func(string, string, error
 			warn("VM "+v.VM, "can't be backed up: "+v.Reason, "`cleave explain "+v.VM+"`")
 		}
 	}
+	return vms
 }
 
-func (a *app) examineStorage(ctx context.Context, add func(string, string, error) bool, warn func(string, string, string)) {
+// examineStorage reports whether the data plane answers. told: how its volumes and
+// pools are is told by the array that it is.
+func (a *app) examineStorage(ctx context.Context, told bool, add func(string, string, error) bool, warn func(string, string, string)) bool {
 	var volumes []Volume
 	var pools []Pool
 	err := a.withStorage(func(s Storage) (err error) {
@@ -144,7 +150,10 @@ func (a *app) examineStorage(ctx context.Context, add func(string, string, error
 		return err
 	})
 	if !add("data plane", fmt.Sprintf("%d volumes at %s", len(volumes), a.arraySocket), err) {
-		return
+		return false
+	}
+	if told {
+		return true
 	}
 	for _, v := range volumes {
 		if n := inSync(v); n < 2 {
@@ -159,6 +168,7 @@ func (a *app) examineStorage(ctx context.Context, add func(string, string, error
 			warn("pool "+p.Name, size(p.Free)+" free of "+size(p.Size), "free space in "+p.Dir)
 		}
 	}
+	return true
 }
 
 func (a *app) examineConfinement(ctx context.Context, add func(string, string, error) bool, warn func(string, string, string)) {
@@ -201,14 +211,25 @@ func (a *app) examineAttach(add func(string, string, error) bool, warn func(stri
 	}
 }
 
-func findings(found []finding) result {
+func findings(found []finding, examined []Examination) result {
 	var names []string
 	for _, f := range found {
 		if f.Result != "ok" {
 			names = append(names, f.Check)
 		}
 	}
-	return result{value: list("findings", found), names: names, text: func(w io.Writer, p *paper) error {
+	type array struct {
+		Name string `json:"name"`
+		Type string `json:"type"`
+		Took int64  `json:"tookMs"`
+		*driver.Description
+	}
+	var of []array
+	for _, x := range examined {
+		of = append(of, array{x.Array, x.Type, x.Took, x.Description})
+	}
+	value := ordered{{"version", 1}, {"findings", some(found)}, {"arrays", some(of)}}
+	return result{value: value, names: names, text: func(w io.Writer, p *paper) error {
 		t := table{head: []string{"CHECK", "RESULT", "DETAIL", "TRY"}}
 		for _, f := range found {
 			t.add(f.Check, f.Result, f.Detail, f.Try)

@@ -32,6 +32,9 @@ type Parts struct {
 	// Arrays asks the arrays of a configuration ("": the one at the data plane's
 	// socket) how they are; one that does not answer is among them.
 	Arrays func(ctx context.Context, config, socket string) ([]Array, error)
+	// Examine looks at the same arrays all at once: what each can do, and what the
+	// next set would be refused.
+	Examine func(ctx context.Context, o ExamineOptions) ([]Examination, error)
 	// Rescan makes the catalogue of an embedded array that does not run anew.
 	Rescan func(ctx context.Context, o RescanOptions) (Rescan, error)
 	// InspectDisks describes what is on devices of this host that belong

@@ -8,12 +8,14 @@ import (
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/arrays/embedded"
 	"github.com/cleave-san/cleave/arrays/embedded/remote"
+	"github.com/cleave-san/cleave/iscsi/mask"
 )
 
 func (p *plane) status() remote.Status {
 	s := remote.Status{
 		IQN: string(p.c.IQN), Portals: p.portalNames(), Listening: []remote.Portal{}, Started: p.started.UTC(), PID: os.Getpid(),
 		Sessions: []remote.Session{}, LUNs: []remote.LUN{}, Pools: []remote.Pool{}, Problems: []string{},
+		MaxLUNs: mask.MaxLUN,
 	}
 	for _, x := range p.portals {
 		s.Listening = append(s.Listening, remote.Portal{Address: x.Addr.String(), Group: x.Group})

@@ -184,6 +184,8 @@ type Status struct {
 	Sessions  []Session `json:"sessions"`
 	LUNs      []LUN     `json:"luns"`
 	Pools     []Pool    `json:"pools"`
+	// MaxLUNs is how many LUNs there can be; 0 if the data plane does not tell.
+	MaxLUNs int `json:"maxLUNs,omitempty"`
 	// Problems are what an operator should look at, one line each. Empty is
 	// healthy.
 	Problems []string `json:"problems"`
