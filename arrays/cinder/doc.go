@@ -20,8 +20,8 @@
 // of them. Elsewhere Cinder accepts a group type that asks for it and takes the
 // snapshots one after the other without a word: here that is refused (kind
 // NotSupported). Reading the pools and volumes' hosts is an administrator's
-// right by default (policy scheduler_extension:scheduler_stats:get_pools and
-// volume_extension:volume_host_attribute); without it no group is consistent.
+// right (policy scheduler_extension:scheduler_stats:get_pools, context_is_admin
+// and volume_extension:volume_host_attribute); without it no group is consistent.
 // Volumes that are in no group are put into one for the time of the snapshot.
 //
 // # Errors

@@ -230,7 +230,7 @@ func keystone(t *testing.T, s *scripted, good int) *httptest.Server {
 			used = 0
 			w.Header().Set("X-Subject-Token", fmt.Sprintf("token-%d", tokens))
 			w.WriteHeader(201)
-			fmt.Fprintf(w, `{"token": {"expires_at": "2099-01-01T00:00:00.000000Z", "catalog": [{"type": "volumev3", "name": "cinderv3", "endpoints": [{"interface": "public", "region": "R", "region_id": "R", "url": "%s/v3/%s"}]}]}}`, k.URL, project)
+			fmt.Fprintf(w, `{"token": {"expires_at": "2099-01-01T00:00:00.000000Z", "project": {"id": "%[2]s", "name": "p"}, "roles": [{"id": "1", "name": "member"}, {"id": "2", "name": "reader"}], "catalog": [{"type": "volumev3", "name": "cinderv3", "endpoints": [{"interface": "public", "region": "R", "region_id": "R", "url": "%[1]s/v3/%[2]s"}]}]}}`, k.URL, project)
 			return
 		}
 		if used++; used > good || r.Header.Get("X-Auth-Token") != fmt.Sprintf("token-%d", tokens) {

@@ -56,7 +56,9 @@ type (
 	pool struct {
 		Name         string `json:"name"`
 		Capabilities struct {
-			Consistent anyBool `json:"consistent_group_snapshot_enabled"`
+			Consistent anyBool  `json:"consistent_group_snapshot_enabled"`
+			Total      capacity `json:"total_capacity_gb"`
+			Free       capacity `json:"free_capacity_gb"`
 		} `json:"capabilities"`
 	}
 )

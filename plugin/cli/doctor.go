@@ -39,8 +39,8 @@ confines the processes that open guests' disks, and that its udev leaves attache
 devices alone. Nothing is changed.
 
 Every array of the configuration (without one: that at the array's control socket) is
-looked at for the next set, which is one of all VMs that are known, or else of all
-volumes: whether and how soon it answers, which calls would be refused, what it can do,
+looked at for the next set, which is one of all VMs that are known, or else of one
+volume: whether and how soon it answers, which calls would be refused, what it can do,
 what of its limits is used and left, and what the set would not fit. What can't be told
 without changing something is unknown. One that gives no answer within --array-limit
 has failed; all are asked at once.

@@ -47,7 +47,7 @@ func TestCheck(t *testing.T) {
 	expect(t, fs, "pool a", fs["pool a"].Result, "free of")
 	expect(t, fs, "split of volume two", driver.Warning, "2 of 2 mirrors are in sync, 1 can be split off, 0 are off; the split leaves production with one")
 	expect(t, fs, "split of volume three", driver.OK, "3 of 3 mirrors are in sync, 2 can be split off")
-	expect(t, fs, "LUN numbers", driver.OK, "the next set needs 4")
+	expect(t, fs, "LUN numbers", driver.OK, "the next set needs 2")
 	if _, there := findings(t, c, three.ID)["split of volume two"]; there {
 		t.Error("a volume that the next set does not split is told")
 	}

@@ -83,7 +83,7 @@ osapi_volume_listen_port = %d
 osapi_volume_workers = 1
 state_path = %[2]s
 enabled_backends = %s
-api_paste_config = /etc/cinder/api-paste.ini
+api_paste_config = %[2]s/api-paste.ini
 resource_query_filters_file = /etc/cinder/resource_filters.json
 rootwrap_config = /etc/cinder/rootwrap.conf
 scheduler_driver_init_wait_time = 1
@@ -98,12 +98,22 @@ default_log_levels = cinder=WARNING,eventlet=WARNING,oslo=WARNING,oslo_messaging
 connection = sqlite:///%[2]s/cinder.sqlite
 [coordination]
 backend_url = file://%[2]s/coordination
+[oslo_policy]
+enforce_new_defaults = true
+policy_file = %[2]s/policy.yaml
 [oslo_concurrency]
 lock_path = %[2]s/locks
 %[4]s`, port, dir, strings.Join(names, ","), sections)
 	c := &Cinder{Endpoint: fmt.Sprintf("http://127.0.0.1:%d/v3", port), t: t, log: filepath.Join(dir, "log")}
 	script, ready := filepath.Join(dir, "cinder-process.py"), filepath.Join(dir, "ready")
-	for path, text := range map[string][]byte{filepath.Join(dir, "cinder.conf"): []byte(conf), script: process} {
+	paste, err := pipelines()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string][]byte{
+		filepath.Join(dir, "cinder.conf"): []byte(conf), script: process,
+		filepath.Join(dir, "api-paste.ini"): paste, filepath.Join(dir, "policy.yaml"): []byte(policy),
+	} {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -45,7 +45,9 @@ func (c *Client) Check(ctx context.Context, next []driver.VolumeID) ([]driver.Fi
 		if len(next) > 0 && !slices.Contains(next, v.ID) {
 			continue
 		}
-		splits++
+		if splits++; len(next) == 0 {
+			splits = 1 // a set of one volume
+		}
 		fs = append(fs, checkVolume(v, pools), checkMirrors(v))
 		for _, m := range v.Replicas {
 			if m.Reason != "" {
