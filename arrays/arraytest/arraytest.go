@@ -156,6 +156,7 @@ func testCheck(t *testing.T, l *Lab) {
 			t.Fatalf("for %d volumes: %v", len(next), err)
 		}
 		for _, f := range fs {
+			t.Logf("%d volumes: %s %s: %s: %s", len(next), f.Area, f.Check, f.Result, f.Detail)
 			if f.Area == "" || f.Check == "" || f.Detail == "" || f.Result == "" || f.Result == driver.Failed && f.Try == "" {
 				t.Errorf("for %d volumes: a finding without a word: %+v", len(next), f)
 			}

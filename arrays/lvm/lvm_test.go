@@ -42,6 +42,7 @@ type played struct {
 	reports []string
 	fail    map[string]error
 	ran     []string
+	vg      string // what vgs says
 }
 
 func (p *played) run(ctx context.Context, args ...string) ([]byte, error) {
@@ -57,6 +58,9 @@ func (p *played) run(ctx context.Context, args ...string) ([]byte, error) {
 			p.reports = p.reports[1:]
 		}
 		return []byte(r), p.fail["lvs"]
+	}
+	if args[0] == "vgs" {
+		return []byte(p.vg), p.fail["vgs"]
 	}
 	line := strings.Join(args[:slices.Index(args, "--config")], " ")
 	p.ran = append(p.ran, line)

@@ -81,26 +81,35 @@ func (d *Driver) room(g *group, v *lv) error {
 
 // mirror brings a volume to where an image can be split off it.
 func (d *Driver) mirror(ctx context.Context, g *group, v *lv, unmirrored bool) error {
+	wanted, _, err := d.spare(g, v, unmirrored)
+	if err == nil && len(g.images(v)) < wanted {
+		err = d.change(ctx, "lvconvert", "-y", "--type", "raid1", "-m", strconv.Itoa(wanted-1), g.path(v))
+	}
+	return err
+}
+
+// spare tells whether an image can be split off a volume once it has wanted ones,
+// and how many bytes those that are missing take.
+func (d *Driver) spare(g *group, v *lv, unmirrored bool) (wanted int, need int64, err error) {
 	if x := g.tracked(v); x != nil {
-		return driver.Errorf(driver.Busy, "%s is split off %s already, by set %q; `lvconvert --merge` or that set's end puts it back", g.path(x), g.path(v), v.value(tagSplit))
+		return 0, 0, driver.Errorf(driver.Busy, "%s is split off %s already, by set %q; `lvconvert --merge` or that set's end puts it back", g.path(x), g.path(v), v.value(tagSplit))
 	}
 	have := len(g.images(v))
-	wanted := max(have, wantedImages(v))
+	wanted = max(have, wantedImages(v))
 	switch {
 	case !v.is("raid1") && wanted < 2:
-		return driver.Errorf(driver.NotSupported, "%s is no raid1 volume: `lvconvert --type raid1 -m 1 %s` gives it a mirror, or the array's method is %s", g.path(v), g.path(v), Snapshots)
+		return 0, 0, driver.Errorf(driver.NotSupported, "%s is no raid1 volume: `lvconvert --type raid1 -m 1 %s` gives it a mirror, or the array's method is %s", g.path(v), g.path(v), Snapshots)
 	case wanted < 3 && !unmirrored:
-		return driver.Errorf(driver.NeedsConsent, "a split leaves %s with one image until it is made whole again", g.path(v))
+		return 0, 0, driver.Errorf(driver.NeedsConsent, "a split leaves %s with one image until it is made whole again", g.path(v))
 	case v.health != "":
-		return driver.Errorf(driver.NotSynchronized, "%s is %s: repair it first (lvconvert --repair)", g.path(v), v.health)
+		return 0, 0, driver.Errorf(driver.NotSynchronized, "%s is %s: repair it first (lvconvert --repair)", g.path(v), v.health)
 	}
 	if have < wanted {
-		if need := v.size * int64(wanted-max(have, 1)); need > g.free {
-			return driver.Errorf(driver.NoSpace, "group %s has %d MiB free, a new image of %s takes %d", g.name, g.free>>20, g.path(v), need>>20)
+		if need = v.size * int64(wanted-max(have, 1)); need > g.free {
+			return wanted, need, driver.Errorf(driver.NoSpace, "group %s has %d MiB free, a new image of %s takes %d", g.name, g.free>>20, g.path(v), need>>20)
 		}
-		return d.change(ctx, "lvconvert", "-y", "--type", "raid1", "-m", strconv.Itoa(wanted-1), g.path(v))
 	}
-	return nil
+	return wanted, need, nil
 }
 
 // wantedImages is how many a volume had before one was split off for good.

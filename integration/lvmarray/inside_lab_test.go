@@ -42,6 +42,7 @@ type (
 		driver.Driver
 		driver.Opener
 		driver.Describer
+		driver.Checker
 	}
 	withResync struct {
 		base

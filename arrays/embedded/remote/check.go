@@ -48,7 +48,11 @@ func (c *Client) Check(ctx context.Context, next []driver.VolumeID) ([]driver.Fi
 		if splits++; len(next) == 0 {
 			splits = 1 // a set of one volume
 		}
-		fs = append(fs, checkVolume(v, pools), checkMirrors(v))
+		of := checkVolume(v, pools)
+		if len(next) == 0 && of.Result == driver.Failed {
+			of.Result = driver.Warning // it may be no VM's
+		}
+		fs = append(fs, of, checkMirrors(v))
 		for _, m := range v.Replicas {
 			if m.Reason != "" {
 				fs = append(fs, driver.Finding{
