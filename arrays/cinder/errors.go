@@ -18,6 +18,7 @@ import (
 // fault is a request that failed.
 type fault struct {
 	what      string // "POST /snapshots"
+	who       string // is asked: "Cinder"
 	status    int    // 0: there was no answer
 	message   string
 	after     time.Duration // Retry-After
@@ -31,7 +32,7 @@ func (f *fault) Error() string {
 	if f.status == 0 {
 		return fmt.Sprintf("%s: %s", f.what, f.message)
 	}
-	return fmt.Sprintf("%s: Cinder answers %d: %s", f.what, f.status, f.message)
+	return fmt.Sprintf("%s: %s answers %d: %s", f.what, f.who, f.status, f.message)
 }
 
 func (f *fault) Unwrap() error { return f.cause }
@@ -48,7 +49,7 @@ func what(method, path string) string {
 // failure classifies what gophercloud returned. changes: the request was one to
 // change something.
 func failure(ctx context.Context, what string, err error, sent, changes bool) error {
-	f := &fault{what: what, sent: sent}
+	f := &fault{what: what, who: "Cinder", sent: sent}
 	var code gophercloud.ErrUnexpectedResponseCode
 	var reauth *gophercloud.ErrUnableToReauthenticate
 	var tlsErr *tls.CertificateVerificationError
@@ -71,6 +72,16 @@ func failure(ctx context.Context, what string, err error, sent, changes bool) er
 		}
 	}
 	return f
+}
+
+// loginFailure is failure for what Keystone was asked.
+func loginFailure(ctx context.Context, err error) error {
+	err = failure(ctx, "logging in", err, false, false)
+	var f *fault
+	if errors.As(err, &f) {
+		f.who = "Keystone"
+	}
+	return err
 }
 
 func kindOf(status int, after time.Duration, changes bool) driver.Kind {

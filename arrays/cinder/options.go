@@ -102,7 +102,7 @@ func (o *Options) login(ctx context.Context) (*gophercloud.ServiceClient, error)
 	}
 	p.HTTPClient = bounded(tls)
 	if err := openstack.Authenticate(ctx, p, auth); err != nil {
-		return nil, failure(ctx, "logging in to Keystone", err, false, false)
+		return nil, loginFailure(ctx, err)
 	}
 	c, err := openstack.NewBlockStorageV3(p, where)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package cinderlab starts a real Cinder for tests: Debian's cinder-api,
 // cinder-scheduler and cinder-volume in one process on a port of 127.0.0.1, with
-// a SQLite database, no Keystone (auth_strategy = noauth) and back ends of the
-// test's choice. It is for tests only.
+// a SQLite database, back ends of the test's choice, and without Keystone
+// (auth_strategy = noauth) or with a real one. It is for tests only.
 package cinderlab
 
 import (
@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -23,7 +22,10 @@ import (
 //go:embed cinder-process.py
 var process []byte
 
-// Project is the project that everything belongs to.
+// python is Debian's, which has Debian's packages.
+const python = "/usr/bin/python3"
+
+// Project is the project that everything belongs to where there is no Keystone.
 const Project = "7bd3aa7a32334bd5b2e6d40fe0a0e0f1"
 
 // GroupType is a group type that asks for one instant.
@@ -38,8 +40,10 @@ const (
 // Cinder is one that runs until its test ends.
 type Cinder struct {
 	Endpoint string // http://127.0.0.1:port/v3
+	Project  string // ID of the one that everything belongs to
 	t        testing.TB
 	log      string
+	token    func() string // of the project's administrator
 }
 
 // Start starts a Cinder with back ends: for each name, which is a volume type's as
@@ -47,43 +51,56 @@ type Cinder struct {
 // test.
 func Start(t testing.TB, backends map[string]string) *Cinder {
 	t.Helper()
-	const python = "/usr/bin/python3" // Debian's, which has Debian's packages
+	c := &Cinder{Project: Project, t: t, token: func() string { return "admin:" + Project }}
+	c.run("noauth", backends, "")
+	return c
+}
+
+// StartWith starts a Cinder that is in Keystone's catalogue and checks its tokens. It
+// keeps to the roles as they are meant to be (enforce_new_defaults): a reader
+// changes nothing. Its project is called "lab".
+func StartWith(t testing.TB, k *Keystone, backends map[string]string) *Cinder {
+	t.Helper()
+	k.service()
+	_, project := k.User("lab-admin", ServicePassword, "lab", "admin")
+	c := &Cinder{Project: project, t: t, token: func() string { return k.logIn("lab", "lab-admin", ServicePassword) }}
+	c.run("keystone", backends, fmt.Sprintf(`[keystone_authtoken]
+auth_type = password
+auth_url = %[1]s
+www_authenticate_uri = %[1]s
+username = cinder
+password = %[2]s
+project_name = service
+user_domain_id = default
+project_domain_id = default
+`, k.URL, ServicePassword))
+	k.publish(c.Endpoint)
+	return c
+}
+
+// run starts the process, and returns when it answers.
+func (c *Cinder) run(auth string, backends map[string]string, sections string) {
+	t := c.t
+	t.Helper()
 	if out, err := exec.Command(python, "-c", "import cinder.cmd.api, cinder.cmd.volume, cinder.cmd.scheduler").CombinedOutput(); err != nil {
 		t.Skipf("no Cinder is tested: %v: %s (`make deps` installs it)", err, lastLine(out))
 	}
-	// In memory where there is such a place: its database syncs with every change.
-	base := "/dev/shm"
-	if i, err := os.Stat(base); err != nil || !i.IsDir() {
-		base = ""
-	}
-	dir, err := os.MkdirTemp(base, "cinderlab-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-
+	dir, port := directory(t, "cinderlab-"), freePort(t)
 	var names []string
-	sections := ""
 	for name, lines := range backends {
 		names = append(names, name)
 		sections += fmt.Sprintf("[%s]\nvolume_backend_name = %s\n%s\n", name, name, lines)
 	}
 	conf := fmt.Sprintf(`[DEFAULT]
 host = lab
-auth_strategy = noauth
+auth_strategy = %s
 transport_url = fake://
 osapi_volume_listen = 127.0.0.1
 osapi_volume_listen_port = %d
 osapi_volume_workers = 1
-state_path = %[2]s
+state_path = %[3]s
 enabled_backends = %s
-api_paste_config = %[2]s/api-paste.ini
+api_paste_config = %[3]s/api-paste.ini
 resource_query_filters_file = /etc/cinder/resource_filters.json
 rootwrap_config = /etc/cinder/rootwrap.conf
 scheduler_driver_init_wait_time = 1
@@ -95,16 +112,16 @@ quota_gigabytes = -1
 quota_groups = -1
 default_log_levels = cinder=WARNING,eventlet=WARNING,oslo=WARNING,oslo_messaging=ERROR,sqlalchemy=WARNING
 [database]
-connection = sqlite:///%[2]s/cinder.sqlite
+connection = sqlite:///%[3]s/cinder.sqlite
 [coordination]
-backend_url = file://%[2]s/coordination
+backend_url = file://%[3]s/coordination
 [oslo_policy]
 enforce_new_defaults = true
-policy_file = %[2]s/policy.yaml
+policy_file = %[3]s/policy.yaml
 [oslo_concurrency]
-lock_path = %[2]s/locks
-%[4]s`, port, dir, strings.Join(names, ","), sections)
-	c := &Cinder{Endpoint: fmt.Sprintf("http://127.0.0.1:%d/v3", port), t: t, log: filepath.Join(dir, "log")}
+lock_path = %[3]s/locks
+%[5]s`, auth, port, dir, strings.Join(names, ","), sections)
+	c.Endpoint, c.log = fmt.Sprintf("http://127.0.0.1:%d/v3", port), filepath.Join(dir, "log")
 	script, ready := filepath.Join(dir, "cinder-process.py"), filepath.Join(dir, "ready")
 	paste, err := pipelines()
 	if err != nil {
@@ -118,73 +135,17 @@ lock_path = %[2]s/locks
 			t.Fatal(err)
 		}
 	}
-	log, err := os.Create(c.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	cmd := exec.Command(python, script, filepath.Join(dir, "cinder.conf"), ready)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
-	// Its parent's death is seen by a pipe that closes: the kernel's own signal
-	// goes with the thread that forked.
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	began := time.Now()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // killed: how it ended says nothing
-		close(done)
-	}()
-	t.Cleanup(func() {
-		_ = stdin.Close()
-		_ = cmd.Process.Kill()
-		<-done
+	p := start(t, c.log, script, filepath.Join(dir, "cinder.conf"), ready)
+	p.await(func() bool {
+		_, err := os.Stat(ready)
+		return err == nil
 	})
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.After(2 * time.Minute); ; {
-		if _, err := os.Stat(ready); err == nil {
-			break
-		}
-		select {
-		case <-tick.C:
-		case <-done:
-			t.Fatalf("Cinder ended: %s", c.Log())
-		case <-late:
-			t.Fatalf("Cinder is not ready after %v: %s", time.Since(began), c.Log())
-		}
-	}
-	t.Logf("PEER %s, ready after %v", version(), time.Since(began).Round(100*time.Millisecond))
-	return c
-}
-
-func version() string {
-	out, err := exec.Command("dpkg-query", "-W", "-f", "Cinder ${Version}", "cinder-volume").Output()
-	if err != nil {
-		return "Cinder"
-	}
-	return string(out)
-}
-
-func lastLine(b []byte) string {
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return lines[len(lines)-1]
+	t.Logf("PEER %s, ready after %v", version("Cinder", "cinder-volume"), time.Since(began).Round(100*time.Millisecond))
 }
 
 // Log is the end of what Cinder wrote.
-func (c *Cinder) Log() string {
-	b, err := os.ReadFile(c.log)
-	if err != nil {
-		return err.Error()
-	}
-	return string(b[max(0, len(b)-4000):])
-}
+func (c *Cinder) Log() string { return end(c.log) }
 
 // Do makes a request as the project's administrator; in and out are JSON or nil.
 // A failure fails the test.
@@ -197,11 +158,11 @@ func (c *Cinder) Do(method, path string, in, out any) {
 	if in == nil {
 		body = nil
 	}
-	r, err := http.NewRequest(method, c.Endpoint+"/"+Project+"/"+path, bytes.NewReader(body))
+	r, err := http.NewRequest(method, c.Endpoint+"/"+c.Project+"/"+path, bytes.NewReader(body))
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	r.Header.Set("X-Auth-Token", "admin:"+Project)
+	r.Header.Set("X-Auth-Token", c.token())
 	r.Header.Set("OpenStack-API-Version", "volume 3.60")
 	r.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(r)
