@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -47,7 +48,7 @@ func (t *tail) Write(p []byte) (int, error) {
 func (d *Driver) ask(ctx context.Context, out any, args ...string) error {
 	raw, err := d.run(ctx, false, append(args, "--format=json"))
 	if err == nil && json.Unmarshal(raw, out) != nil {
-		err = driver.Errorf(driver.Unreachable, "rbd %s: what it prints is not the JSON that was expected", verb(args))
+		err = driver.Errorf(driver.Unreachable, "%s %s: what it prints is not the JSON that was expected", filepath.Base(d.o.Command), verb(args))
 	}
 	return err
 }
@@ -70,7 +71,7 @@ func verb(args []string) string {
 
 // run runs a command. One that changes something is not ended with ctx.
 func (d *Driver) run(ctx context.Context, changes bool, args []string) ([]byte, error) {
-	what := "rbd " + verb(args)
+	what := filepath.Base(d.o.Command) + " " + verb(args)
 	if err := ctx.Err(); err != nil {
 		return nil, driver.Errorf(driver.Unreachable, "%s was not started: %w", what, err)
 	}

@@ -21,9 +21,9 @@ type Options struct {
 	// Pools are those whose images are ours to split, each pool or
 	// pool/namespace; at least one.
 	Pools []string
-	// Command is the path of rbd, and Daemon that of qemu-storage-daemon.
-	// Default: as they are found in /usr/bin.
-	Command, Daemon string
+	// Command is the path of rbd, Ceph that of ceph, which is for Check alone, and
+	// Daemon that of qemu-storage-daemon. Default: as they are found in /usr/bin.
+	Command, Ceph, Daemon string
 	// Limit is the longest that one run of rbd may take. Default: ten minutes;
 	// a rollback or the copying of a Break copies an image.
 	Limit time.Duration
@@ -94,13 +94,16 @@ func New(o Options) (*Driver, error) {
 	if o.Command == "" {
 		o.Command = "/usr/bin/rbd"
 	}
+	if o.Ceph == "" {
+		o.Ceph = "/usr/bin/ceph"
+	}
 	if o.Daemon == "" {
 		o.Daemon = "/usr/bin/qemu-storage-daemon"
 	}
 	if o.Limit <= 0 {
 		o.Limit = 10 * time.Minute
 	}
-	for what, p := range map[string]string{"conf": o.Conf, "command": o.Command, "daemon": o.Daemon} {
+	for what, p := range map[string]string{"conf": o.Conf, "command": o.Command, "ceph": o.Ceph, "daemon": o.Daemon} {
 		if p != "" && !filepath.IsAbs(p) {
 			return nil, driver.Errorf(driver.InvalidRequest, "%s %q: want an absolute path", what, p)
 		}
@@ -142,7 +145,10 @@ type info struct {
 	Size     int64    `json:"size"`
 	Features []string `json:"features"`
 	Group    string   `json:"group"` // pool/group or pool/namespace/group
-	Parent   *struct {
+	// Snapshots are those that it has, of SnapshotLimit; nil: no limit.
+	Snapshots     int64  `json:"snapshot_count"`
+	SnapshotLimit *int64 `json:"snapshot_limit"`
+	Parent        *struct {
 		Pool      string `json:"pool"`
 		Namespace string `json:"pool_namespace"`
 		Image     string `json:"image"`

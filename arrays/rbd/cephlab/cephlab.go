@@ -1,5 +1,5 @@
 // Package cephlab starts a small Ceph for tests: one monitor, one manager and one
-// OSD on a sparse file, on ports of 127.0.0.1, without authentication. It needs
+// OSD on a sparse file, on ports of 127.0.0.1, with cephx. It needs
 // root (Ceph's tools take ownership of what they make) and is for tests only.
 package cephlab
 
@@ -18,13 +18,49 @@ import (
 // Pool is the pool that is there.
 const Pool = "rbd"
 
+// Users besides admin, with capabilities for the pool.
+const (
+	User   = "cleave"   // those that docs/provider-rbd.md has
+	Reader = "reader"   // those to read
+	Nobody = "stranger" // those of another pool
+)
+
+// users are the daemons' and ours, with their capabilities for mon, osd and mgr.
+var users = [][4]string{
+	{"mon.", "allow *", "", ""},
+	{"mgr.x", "allow profile mgr", "allow *", "allow *"},
+	{"osd.0", "allow profile osd", "allow *", "allow profile osd"},
+	{"client.admin", "allow *", "allow *", "allow *"},
+	{"client." + User, "profile rbd", "profile rbd pool=" + Pool, "profile rbd pool=" + Pool},
+	{"client." + Reader, "profile rbd-read-only", "profile rbd-read-only pool=" + Pool, ""},
+	{"client." + Nobody, "profile rbd", "profile rbd pool=other", ""},
+}
+
+// users makes the keyring, which has everybody's key: what keeps users apart here
+// is their capabilities. The monitor takes it over as its own list of users.
+func (c cluster) users() {
+	ring := filepath.Join(c.dir, "keyring")
+	for i, u := range users {
+		args := []string{ring, "--gen-key", "-n", u[0]}
+		if i == 0 {
+			args = append(args, "--create-keyring")
+		}
+		for j, of := range []string{"mon", "osd", "mgr"} {
+			if caps := u[j+1]; caps != "" {
+				args = append(args, "--cap", of, caps)
+			}
+		}
+		c.run("ceph-authtool", args...)
+	}
+}
+
 const conf = `[global]
 fsid = 5c1a7a70-0c3e-4f1a-9b56-9a6b7ad8d3c1
 mon_host = v1:%[1]s
 ms_bind_msgr2 = false
-auth_cluster_required = none
-auth_service_required = none
-auth_client_required = none
+auth_cluster_required = cephx
+auth_service_required = cephx
+auth_client_required = cephx
 public_addr = 127.0.0.1
 admin_socket = %[2]s/$name.$pid.asok
 run_dir = %[2]s
@@ -75,14 +111,13 @@ func Start(t testing.TB) string {
 			t.Fatal(err)
 		}
 	}
-	for name, text := range map[string]string{"ceph.conf": fmt.Sprintf(conf, mon, dir), "keyring": ""} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.WriteFile(c.conf, []byte(fmt.Sprintf(conf, mon, dir)), 0o600); err != nil {
+		t.Fatal(err)
 	}
+	c.users()
 	monmap := filepath.Join(dir, "monmap")
 	c.run("monmaptool", "--create", "--fsid", "5c1a7a70-0c3e-4f1a-9b56-9a6b7ad8d3c1", "--addv", "a", "[v1:"+mon+"]", monmap)
-	c.run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap, "-c", c.conf)
+	c.run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap, "--keyring", filepath.Join(dir, "keyring"), "-c", c.conf)
 	c.start("ceph-mon", "-f", "-i", "a", "-c", c.conf)
 	c.until("ceph", "mon", "dump")
 	c.start("ceph-mgr", "-f", "-i", "x", "-c", c.conf)
@@ -152,4 +187,29 @@ func (c cluster) start(program string, args ...string) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+}
+
+// Deaf is a ceph.conf like conf, whose monitor takes connections and says nothing.
+func Deaf(t testing.TB, conf string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	text, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
+		if strings.HasPrefix(line, "mon_host") {
+			lines[i] = "mon_host = v1:" + l.Addr().String()
+		}
+	}
+	path := filepath.Join(t.TempDir(), "ceph.conf")
+	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
