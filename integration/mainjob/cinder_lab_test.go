@@ -14,6 +14,7 @@ import (
 
 	"github.com/cleave-san/cleave/arrays/cinder/cinderlab"
 	"github.com/cleave-san/cleave/arrays/rbd/cephlab"
+	"github.com/cleave-san/cleave/integration/cinderarray/lvmtgt"
 	"github.com/cleave-san/cleave/integration/lab"
 )
 
@@ -53,19 +54,7 @@ func (c *cinderOnCeph) disk(s *scene, _ string, size int64) lab.Disk {
 
 func (c *cinderOnCeph) wantNothingLeft(s *scene) {
 	s.Helper()
-	var left struct {
-		Snapshots, Volumes []struct{ ID, Name, Status string }
-		Attachments        []struct {
-			ID     string
-			Volume string `json:"volume_id"`
-		}
-	}
-	for _, list := range []string{"snapshots/detail", "volumes/detail", "attachments/detail"} {
-		c.Do(http.MethodGet, list, nil, &left)
-	}
-	if len(left.Snapshots) > 0 || len(left.Volumes) != len(c.volumes) || len(left.Attachments) != len(c.volumes) {
-		s.Errorf("left in Cinder: %+v", left)
-	}
+	s.wantOnlyVolumes(c.Cinder, len(c.volumes))
 	out, err := exec.Command("rbd", "-c", c.conf, "ls", cephlab.Pool).Output()
 	s.check(err)
 	var images []string
@@ -88,5 +77,51 @@ func (c *cinderOnCeph) wantNothingLeft(s *scene) {
 		if line := string(b); err == nil && strings.Contains(line, "qemu-storage-daemon") && strings.Contains(line, c.conf) {
 			s.Errorf("still running: %q", line)
 		}
+	}
+}
+
+// wantOnlyVolumes fails if there is more in Cinder than the VMs' volumes, each of
+// them attached once.
+func (s *scene) wantOnlyVolumes(c *cinderlab.Cinder, n int) {
+	s.Helper()
+	var left struct {
+		Snapshots, Volumes []struct{ ID, Name, Status string }
+		Attachments        []struct {
+			ID     string
+			Volume string `json:"volume_id"`
+		}
+	}
+	for _, list := range []string{"snapshots/detail", "volumes/detail", "attachments/detail"} {
+		c.Do(http.MethodGet, list, nil, &left)
+	}
+	if len(left.Snapshots) > 0 || len(left.Volumes) != n || len(left.Attachments) != n {
+		s.Errorf("left in Cinder: %+v", left)
+	}
+}
+
+// cinderOnLVM is a Cinder whose volumes are thin logical volumes of a machine that
+// exports them by iSCSI, each with a CHAP secret of its own.
+type cinderOnLVM struct {
+	*lvmtgt.Storage
+	volumes []string
+}
+
+func (c *cinderOnLVM) arrays() []string {
+	return []string{fmt.Sprintf("name: cloud\ntype: cinder\nendpoint: %s\nproject: %s\ninitiator: iqn.2026-01.org.example:reader", c.Endpoint, c.Project)}
+}
+
+func (c *cinderOnLVM) disk(s *scene, _ string, size int64) lab.Disk {
+	s.Helper()
+	id := c.VolumeOf(lvmtgt.Backend, int((size+1<<30-1)>>30))
+	c.volumes = append(c.volumes, id)
+	l := c.Attach(id, "iqn.2026-01.org.example:hypervisor")
+	return lab.Disk{LUN: &l, Bus: lab.SCSIHD}
+}
+
+func (c *cinderOnLVM) wantNothingLeft(s *scene) {
+	s.Helper()
+	s.wantOnlyVolumes(c.Cinder, len(c.volumes))
+	if volumes, targets := c.Left(s.T); len(volumes) != len(c.volumes) || len(targets) != len(c.volumes) {
+		s.Errorf("left on the storage: %q, %q", volumes, targets)
 	}
 }

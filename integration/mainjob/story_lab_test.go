@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cleave-san/cleave/integration/cinderarray/lvmtgt"
 	"github.com/cleave-san/cleave/integration/lab"
 	"github.com/cleave-san/cleave/integration/stage"
 	"github.com/cleave-san/cleave/iscsi"
@@ -43,6 +44,14 @@ func TestStoryOnForeignArray(t *testing.T) {
 // Cinder that is an image of Ceph's.
 func TestStoryOnCinderRBD(t *testing.T) {
 	c := newCinderOnCeph(t)
+	s := openOn(t, c, storyLayout, false)
+	s.ends(s.story())
+}
+
+// TestStoryOnCinderLVM is the main job with the VM's disk on a volume of OpenStack
+// Cinder that is a logical volume behind iSCSI and CHAP.
+func TestStoryOnCinderLVM(t *testing.T) {
+	c := &cinderOnLVM{Storage: lvmtgt.Start(t, "thin")}
 	s := openOn(t, c, storyLayout, false)
 	s.ends(s.story())
 }

@@ -52,7 +52,16 @@ type Cinder struct {
 func Start(t testing.TB, backends map[string]string) *Cinder {
 	t.Helper()
 	c := &Cinder{Project: Project, t: t, token: func() string { return "admin:" + Project }}
-	c.run("noauth", backends, "")
+	c.run("noauth", backends, "", nil)
+	return c
+}
+
+// StartOn starts a Cinder whose storage is on another machine, which performs the
+// commands that Cinder has for lvm2 and tgtd.
+func StartOn(t testing.TB, there Elsewhere, backends map[string]string) *Cinder {
+	t.Helper()
+	c := &Cinder{Project: Project, t: t, token: func() string { return "admin:" + Project }}
+	c.run("noauth", backends, "", there)
 	return c
 }
 
@@ -73,13 +82,13 @@ password = %[2]s
 project_name = service
 user_domain_id = default
 project_domain_id = default
-`, k.URL, ServicePassword))
+`, k.URL, ServicePassword), nil)
 	k.publish(c.Endpoint)
 	return c
 }
 
 // run starts the process, and returns when it answers.
-func (c *Cinder) run(auth string, backends map[string]string, sections string) {
+func (c *Cinder) run(auth string, backends map[string]string, sections string, there Elsewhere) {
 	t := c.t
 	t.Helper()
 	if out, err := exec.Command(python, "-c", "import cinder.cmd.api, cinder.cmd.volume, cinder.cmd.scheduler").CombinedOutput(); err != nil {
@@ -136,7 +145,11 @@ lock_path = %[3]s/locks
 		}
 	}
 	began := time.Now()
-	p := start(t, c.log, script, filepath.Join(dir, "cinder.conf"), ready)
+	args := []string{script, filepath.Join(dir, "cinder.conf"), ready}
+	if there != nil {
+		args = append(args, there.listen(t, filepath.Join(dir, "commands.sock")))
+	}
+	p := start(t, c.log, args...)
 	p.await(func() bool {
 		_, err := os.Stat(ready)
 		return err == nil
