@@ -34,8 +34,8 @@ var syncs = []string{
 var needless = map[string]string{
 	"cut.go makeReady flush":         "only so that little is left to sync after the instant",
 	"mapfile.go withJournal SyncDir": "only for the logs of an earlier version, which no trace has",
-	"intent.go begin flushLocked":    "without it no write ever begins; what it calls is left out in its stead",
 	"fill.go copy flush":             "only so that less is copied again after a crash",
+	"watch.go letGo Sync":            "only so that it is known what goes wrong with what was acknowledged: marks stay until it is synced, and no trace has a pool that goes",
 	"cut.go flush Sync":              "only so that little is left to sync after the instant, or to write out in the hold",
 }
 
