@@ -143,16 +143,21 @@ func (d *Driver) attach(ctx context.Context, v volume, initiator string) (Connec
 		"initiator": initiator, "host": d.o.Host, "ip": "127.0.0.1", "multipath": true, "platform": "x86_64", "os_type": "linux2", "do_local_attach": false,
 	}
 	var a attachment
-	switch {
-	case len(as) == 0:
+	if len(as) == 0 {
 		// Without instance_uuid: an empty one is refused, and one of no server
 		// can't be detached.
 		in := map[string]any{"attachment": map[string]any{"volume_uuid": v.ID, "connector": connector, "mode": "rw"}}
 		a, err = send[attachment](ctx, d.c, create, "attachments", "attachment", in)
-	case as[0].Status == "reserved" || as[0].Status == "error_attaching":
-		a, err = send[attachment](ctx, d.c, change, "attachments/"+as[0].ID, "attachment", map[string]any{"attachment": map[string]any{"connector": connector}})
-	default:
-		a = as[0]
+		if isKind(err, driver.OutcomeUnknown) { // the volume is ours, and marked for this initiator
+			if found, lost := d.attachments(ctx, v.ID); lost == nil {
+				as = found
+			}
+		}
+	}
+	if len(as) > 0 {
+		if a, err = as[0], nil; a.Status == "reserved" || a.Status == "error_attaching" {
+			a, err = send[attachment](ctx, d.c, change, "attachments/"+a.ID, "attachment", map[string]any{"attachment": map[string]any{"connector": connector}})
+		}
 	}
 	if err != nil {
 		return Connection{}, err

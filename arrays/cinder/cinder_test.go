@@ -70,6 +70,7 @@ func TestProvider(t *testing.T) {
 	c := cinderlab.Start(t, map[string]string{"plain": cinderlab.Plain, "consistent": cinderlab.Consistent})
 	t.Run("rights", func(t *testing.T) { rights(t, c) })
 	t.Run("refused", func(t *testing.T) { refused(t, c) })
+	t.Run("unheard", func(t *testing.T) { unheard(t, c) })
 	t.Run("consistent", func(t *testing.T) { arraytest.Run(t, laboratory(t, c, "consistent", 3)) })
 	if os.Getenv("CLEAVE_CINDER") == "all" {
 		t.Run("plain", func(t *testing.T) { arraytest.Run(t, laboratory(t, c, "plain", 2)) })

@@ -2,7 +2,9 @@ package cinder
 
 import (
 	"context"
+	"crypto/rand"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/cleave-san/cleave/arrays/driver"
@@ -41,19 +43,21 @@ func (d *Driver) lunOf(ctx context.Context, snapshot string) (*volume, error) {
 }
 
 // clone makes a volume of a snapshot and waits until it can be attached. Where
-// nobody answers, find is asked for it, unless that is nil.
-func (d *Driver) clone(ctx context.Context, s snapshot, use string, find func() (*volume, error)) (volume, error) {
+// nobody answers, Cinder is asked for a volume with this call's mark.
+func (d *Driver) clone(ctx context.Context, s snapshot, use string) (volume, error) {
 	if err := d.fits(ctx, 0, s.Size); err != nil {
 		return volume{}, err
 	}
+	call := rand.Text()
 	in := map[string]any{"volume": map[string]any{
 		"snapshot_id": s.ID, "size": s.Size, "name": prefix + s.ID, "description": "Cleave",
-		"metadata": map[string]string{ofKey: s.ID, forKey: use},
+		"metadata": map[string]string{ofKey: s.ID, forKey: use, callKey: call},
 	}}
 	v, err := send[volume](ctx, d.c, create, "volumes", "volume", in)
-	if isKind(err, driver.OutcomeUnknown) && find != nil {
-		if found, lost := find(); lost == nil && found != nil {
-			v, err = *found, nil
+	if isKind(err, driver.OutcomeUnknown) {
+		all, lost := d.madeOf(ctx, s.ID)
+		if i := slices.IndexFunc(all, func(v volume) bool { return v.Metadata[callKey] == call }); lost == nil && i >= 0 {
+			v, err = all[i], nil
 		}
 	}
 	if err != nil {

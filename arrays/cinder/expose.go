@@ -29,13 +29,12 @@ func (d *Driver) Expose(ctx context.Context, id driver.SnapshotID, o driver.Expo
 	if err != nil {
 		return driver.Path{}, err
 	}
-	find := func() (*volume, error) { return d.lunOf(ctx, s.ID) }
 	var v volume
-	switch found, err := find(); {
+	switch found, err := d.lunOf(ctx, s.ID); {
 	case err != nil:
 		return driver.Path{}, err
 	case found == nil:
-		v, err = d.clone(ctx, s, forLUN, find)
+		v, err = d.clone(ctx, s, forLUN)
 		if err != nil {
 			return driver.Path{}, err
 		}
@@ -103,7 +102,7 @@ func (d *Driver) Open(ctx context.Context, id driver.SnapshotID) (lun.Device, er
 	if err != nil {
 		return nil, err
 	}
-	v, err := d.clone(bounded, s, forReading, nil)
+	v, err := d.clone(bounded, s, forReading)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ const (
 	ofKey    = "cleave-of"      // of a volume: the snapshot that it was made of
 	forKey   = "cleave-for"     // of a volume: "lun" or "reading"
 	toKey    = "cleave-to"      // of a volume: the initiator that it is exposed to
+	callKey  = "cleave-call"    // of a volume: the call that it was made by
 	prefix   = "cleave-"
 )
 
