@@ -8,7 +8,7 @@ LINT        ?= golangci-lint
 RACE_SKIP   := /integration|/plugin/cmd/
 ROWS        ?= .
 
-.PHONY: help deps deps-demo build test lab bench conformance demo lint fmt vet
+.PHONY: help deps deps-demo deps-lab build test lab bench conformance demo lint fmt vet
 .DEFAULT_GOAL := help
 
 help: ## Print this help
@@ -19,6 +19,9 @@ deps: ## Install missing Debian packages (starting no service) and fetch the VMs
 
 deps-demo:
 	@integration/lab/deps.sh demo
+
+deps-lab:
+	@integration/lab/deps.sh lab
 
 build: ## Build the programs into bin/
 	@mkdir -p bin
@@ -41,7 +44,7 @@ test: deps build vet ## All unit tests, with the race detector, and the quick pa
 	$(GO) test -timeout 20m -p 1 $$($(GO) list ./... | grep -E '$(RACE_SKIP)') || status=1; \
 	exit $$status
 
-lab: deps build ## Everything that needs VMs or third-party servers; writes lab/results.json
+lab: deps-lab build ## Everything that needs VMs or third-party servers; writes lab/results.json
 	$(GO) run ./integration/lab/cmd/labrun -run '$(ROWS)' -o lab/results.json
 
 bench: deps ## The benchmarks against their peers; ROWS=regexp chooses; writes bench/results.json

@@ -30,7 +30,6 @@
 // questions and deletions after any failure to answer, creations only where
 // Cinder said that it did nothing (429, 503 with Retry-After, a connection that
 // was never made). A creation that was not answered is looked up, by its tag or by a
-// mark of the call, and
-// where nothing is found its kind is OutcomeUnknown. Passwords, tokens and CHAP
-// secrets are in no error and no log.
+// mark of the call, and where nothing is found its kind is OutcomeUnknown.
+// Passwords, tokens and CHAP secrets are in no error and no log.
 package cinder

@@ -4,7 +4,8 @@
 # and goes away with it. The kernel for virtual machines is unpacked into the
 # cache and not installed. Safe to run again at any time, and fast then.
 #
-#   deps.sh [all|demo] [--packages-only]    demo: without what only tests need
+#   deps.sh [all|demo|lab] [--packages-only]    demo: without what only tests need;
+#                                               lab: with what only `make lab` needs
 set -euo pipefail
 
 # What each is for is written in integration/README.md.
@@ -18,6 +19,7 @@ for_tests=(
 	dosfstools mtools ntfs-3g
 	xfsprogs btrfs-progs fuse3 libvshadow-utils python3-libvshadow thin-provisioning-tools sg3-utils open-iscsi multipath-tools fio
 )
+for_lab=(ceph-mon ceph-mgr ceph-osd ceph-common python3-keystone)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/cleave
 policy=/usr/sbin/policy-rc.d
 marker='# made by deps.sh of Cleave for the time of an install'
@@ -26,15 +28,16 @@ packages_only=
 what=all
 for arg; do
 	case $arg in
-	all | demo) what=$arg ;;
+	all | demo | lab) what=$arg ;;
 	--packages-only) packages_only=1 ;;
 	*)
-		echo "usage: deps.sh [all|demo] [--packages-only]" >&2
+		echo "usage: deps.sh [all|demo|lab] [--packages-only]" >&2
 		exit 2
 		;;
 	esac
 done
 [[ $what == demo ]] || packages+=("${for_tests[@]}")
+[[ $what != lab ]] || packages+=("${for_lab[@]}")
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 die() {

@@ -90,7 +90,7 @@ func Start(t testing.TB) string {
 	}
 	for _, p := range []string{"ceph-mon", "ceph-mgr", "ceph-osd", "ceph", "rbd", "monmaptool"} {
 		if _, err := exec.LookPath(p); err != nil {
-			t.Skipf("no Ceph is tested: %v (Debian: ceph-mon ceph-mgr ceph-osd ceph-common)", err)
+			t.Skipf("no Ceph is tested: %v (`make lab` installs it)", err)
 		}
 	}
 	began := time.Now()
