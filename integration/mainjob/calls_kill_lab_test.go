@@ -91,11 +91,12 @@ func (s *scene) killedBetween(c *calls, names ...string) {
 			s.Run(when+call, func(t *testing.T) {
 				s := s.in(t)
 				var once sync.Once
-				dead := make(chan struct{})
+				heard, dead := make(chan struct{}), make(chan struct{})
 				c.each(func(what string) (passes bool) {
 					passes = true
 					if what == when+call {
 						once.Do(func() {
+							close(heard)
 							s.stage.KillServe()
 							close(dead)
 							passes = false // who asked is no more
@@ -110,7 +111,8 @@ func (s *scene) killedBetween(c *calls, names ...string) {
 					_, err = s.stage.Cleave(s.ctx, "snapshot", "delete", string(set.ID))
 				}
 				select {
-				case <-dead:
+				case <-heard:
+					<-dead
 				default:
 					t.Fatalf("there was no such call; %v; %q", err, c.seen())
 				}
