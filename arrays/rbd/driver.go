@@ -114,8 +114,9 @@ func New(o Options) (*Driver, error) {
 		if err != nil {
 			return nil, driver.Errorf(driver.InvalidRequest, "pool %.80q: want pool or pool/namespace", p)
 		}
-		i.name = ""
-		d.pools = append(d.pools, i)
+		if i.name = ""; !slices.Contains(d.pools, i) { // named twice it would have all snapshots twice
+			d.pools = append(d.pools, i)
+		}
 	}
 	if len(d.pools) == 0 {
 		return nil, driver.Errorf(driver.InvalidRequest, "no pool is named whose images are to be split")
