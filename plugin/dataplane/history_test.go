@@ -48,6 +48,13 @@ func TestNumbersOverRestart(t *testing.T) {
 	if err := qemuIO(t, disk(path, alice), nil, "read 0 4k"); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, func() error { // the answer to a logout is sent before the session has gone
+		s, err := cl.Status(t.Context())
+		if err == nil && len(s.Sessions) > 0 {
+			err = fmt.Errorf("still logged in: %+v", s.Sessions)
+		}
+		return err
+	})
 	if err := cl.UnexposeVolume(t.Context(), v.ID); err != nil {
 		t.Fatal(err)
 	}
