@@ -24,6 +24,7 @@ func FuzzReply(f *testing.F) {
 		`{"id": "$ID", "result": {"path": "/dev/null"}}`,
 		`{"id": "$ID", "result": {"portals": ["[::1]:3260"], "iqn": "iqn.x", "lun": 18446744073709551615, "writable": true}}`,
 		`{"id": "$ID", "result": {"granularity": 512, "regions": [{"off": 9223372036854775807, "len": 1}, {"off": 0, "len": -1}]}}`,
+		`{"id": "$ID", "result": [{"area": "limit", "check": "LUNs", "limit": {"unit": "LUNs", "used": 3, "most": 4, "next": 2}}]}`,
 		`{"id": "$ID", "error": {"kind": "busy", "message": "a\nb\u0000\ud800"}}`,
 		`{"id": "$ID", "result": null}`, `{"id": "$ID"}`, `[]`, "", "\n\n", `{"id": "$ID", "result": {}} x`,
 	} {
@@ -93,6 +94,19 @@ func FuzzReply(f *testing.F) {
 					t.Errorf("changes: %+v", c)
 				}
 				end = r.Off + r.Len
+			}
+		}
+		fs, err := d.Check(ctx, vs)
+		if check("check", err) {
+			for _, f := range fs {
+				if f.Area == "" || f.Result == "" || f.Check == "" || f.Detail == "" {
+					t.Errorf("check: %+v", f)
+				}
+			}
+		}
+		for _, f := range a.Examine(ctx, vs).Findings {
+			if s := f.Check + f.Detail + f.Try; strings.ContainsAny(s, "\n\x00") || len(s) > 2000 || !utf8.ValidString(s) {
+				t.Errorf("examine: %q", s)
 			}
 		}
 		check("delete", a.Delete(ctx, "s"))

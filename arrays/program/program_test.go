@@ -70,13 +70,14 @@ type only struct {
 	driver.Opener
 	driver.Rewriter
 	driver.Describer
+	driver.Checker
 }
 
 func TestReflink(t *testing.T) {
 	arraytest.Run(t, func(t *testing.T) *arraytest.Lab {
 		l, _ := reflink(t)
 		p := l.Driver.(*program.Driver)
-		l.Driver = only{p, p, p, p}
+		l.Driver = only{p, p, p, p, p}
 		return l
 	})
 }

@@ -44,13 +44,14 @@ const (
 	callRevert     call = "revert"
 	callBreak      call = "break"
 	callChanges    call = "changes"
+	callCheck      call = "check"
 )
 
 // asks reports whether a call leaves the array as it is: it may be repeated
 // whatever became of it.
 func (c call) asks() bool {
 	switch c {
-	case callDescribe, callResolve, callLookup, callOpen, callChanges:
+	case callDescribe, callResolve, callLookup, callOpen, callChanges, callCheck:
 		return true
 	}
 	return false
@@ -144,6 +145,9 @@ type (
 		Volume driver.VolumeID   `json:"volume"`
 		From   driver.SnapshotID `json:"from"`
 		To     driver.SnapshotID `json:"to"`
+	}
+	checkArgs struct {
+		Volumes []driver.VolumeID `json:"volumes"` // of the next set
 	}
 )
 
