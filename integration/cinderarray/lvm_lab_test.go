@@ -5,6 +5,7 @@ package cinderarray
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/cleave-san/cleave/arrays/cinder"
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/integration/cinderarray/lvmtgt"
+	"github.com/cleave-san/cleave/integration/lab"
 	"github.com/cleave-san/cleave/iscsi"
 	"github.com/cleave-san/cleave/iscsi/initiator"
 	"github.com/cleave-san/cleave/iscsi/mask"
@@ -130,13 +132,36 @@ func connect(ctx context.Context, x cinder.Connection) (lun.Device, error) {
 func attached(t *testing.T, s *lvmtgt.Storage, id string) lun.Device {
 	t.Helper()
 	l := s.Attach(id, "iqn.2026-01.org.example:hypervisor")
-	d, err := initiator.Open(t.Context(), initiator.Options{
-		Portals: []string{l.Portal}, Target: iscsi.Name(l.Target), LUN: l.Number, Initiator: iscsi.Name(l.Initiator),
-		CHAP: &mask.Credentials{User: l.User, Secret: []byte(l.Secret)},
-	})
+	wantCHAP(t, l)
+	d, err := login(t, l, &mask.Credentials{User: l.User, Secret: []byte(l.Secret)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.Close() })
 	return d
+}
+
+// wantCHAP fails if a target lets somebody in who has not the volume's own secret:
+// what is read with it would say nothing about that.
+func wantCHAP(t *testing.T, l lab.LUN) {
+	t.Helper()
+	for who, c := range map[string]*mask.Credentials{
+		"nobody":       nil,
+		"a guesser":    {User: l.User, Secret: []byte("not-the-secret-1")},
+		"another user": {User: "somebody", Secret: []byte(l.Secret)},
+	} {
+		d, err := login(t, l, c)
+		if !errors.Is(err, initiator.ErrAuth) {
+			t.Errorf("%s at %s: %v, want %v", who, l.Target, err, initiator.ErrAuth)
+		}
+		if err == nil {
+			_ = d.Close()
+		}
+	}
+}
+
+func login(t *testing.T, l lab.LUN, c *mask.Credentials) (*initiator.Disk, error) {
+	return initiator.Open(t.Context(), initiator.Options{
+		Portals: []string{l.Portal}, Target: iscsi.Name(l.Target), LUN: l.Number, Initiator: iscsi.Name(l.Initiator), CHAP: c,
+	})
 }
