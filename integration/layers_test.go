@@ -32,8 +32,8 @@ var arrows = []struct{ from, to string }{
 	// An array is not reached by iSCSI code, nor the other way: a volume is a
 	// lun.Device, and the engine hands it over.
 	{"arrays", "arrays/driver lun"},
-	{"arrays/embedded/remote", "arrays/driver lun lun/nbd"}, // a snapshot to be written comes as NBD
-	{"arrays/rbd", "arrays arrays/driver lun lun/nbd"},      // images are read through qemu-storage-daemon, as NBD
+	{"arrays/embedded/remote", "arrays/driver lun lun/nbd"},            // a snapshot to be written comes as NBD
+	{"arrays/rbd", "arrays arrays/driver arrays/localdev lun lun/nbd"}, // qemu-storage-daemon serves images as NBD
 	{"arrays/embedded/disk", "lun lun/extents"},
 	{"arrays/...", "arrays arrays/... lun"},
 	{"iscsi/...", "iscsi iscsi/... lun lun/..."},

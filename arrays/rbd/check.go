@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -65,30 +64,30 @@ func (d *Driver) Check(ctx context.Context, next []driver.VolumeID) ([]driver.Fi
 	return e.found, nil
 }
 
-// host tells by what snapshots are read here. Only qemu-storage-daemon is used.
+// host tells by what images are read here, and what the other ways lack.
 func (e *examination) host() {
 	const check = "reading on this host"
-	if _, err := os.Stat(e.o.Daemon); err != nil {
-		e.add(driver.AreaCapability, check, driver.Failed, "install it (Debian: qemu-system-common and qemu-block-extra)", "%v", err)
+	w, err := e.way()
+	if err != nil {
+		e.add(driver.AreaCapability, check, driver.Failed, "install what one of them lacks (docs/provider-rbd.md)", "%v", err)
 		return
 	}
-	var others []string
-	for _, p := range []string{"/usr/bin/rbd-nbd", "/usr/sbin/tgtd"} {
-		if _, err := os.Stat(p); err == nil {
-			others = append(others, filepath.Base(p))
+	if err := w.lacks(e.Driver); err != nil { // which may be built in
+		e.add(driver.AreaCapability, check, driver.Warning, "if reading fails, install it", "by %s; %v", w.name, err)
+		return
+	}
+	detail := fmt.Sprintf("by %s", w.name)
+	for _, other := range ways {
+		if other.name == w.name {
+			continue
+		}
+		if err := other.lacks(e.Driver); err != nil {
+			detail += fmt.Sprintf("; not by %s: %v", other.name, err)
+		} else {
+			detail += fmt.Sprintf("; %s would do", other.name)
 		}
 	}
-	also := ""
-	if len(others) > 0 {
-		also = "; " + strings.Join(others, " and ") + " are here and not used"
-	}
-	modules, _ := filepath.Glob("/usr/lib*/*/qemu/block-rbd.so") // the pattern is good
-	more, _ := filepath.Glob("/usr/lib*/qemu*/block-rbd.so")
-	if len(modules)+len(more) == 0 {
-		e.add(driver.AreaCapability, check, driver.Warning, "if reading fails, install its RBD module (Debian: qemu-block-extra)", "by %s, whose RBD module was not found: it may be built in%s", e.o.Daemon, also)
-		return
-	}
-	e.add(driver.AreaCapability, check, driver.OK, "", "by %s and its RBD module%s", e.o.Daemon, also)
+	e.add(driver.AreaCapability, check, driver.OK, "", "%s", detail)
 }
 
 // bound is ask within checkLimit.

@@ -81,7 +81,7 @@ func (d *Driver) run(ctx context.Context, changes bool, args []string) ([]byte, 
 	ctx, cancel := context.WithTimeout(ctx, d.o.Limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, d.o.Command, append(args, d.access()...)...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/"}
+	cmd.Env = environment
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is ours to judge
 	cmd.WaitDelay = 5 * time.Second
 	out := &bounded{most: maxOutput}

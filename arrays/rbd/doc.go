@@ -14,7 +14,9 @@
 // them is in the images' metadata. rbd-mirror's promotion is a failover and no
 // split.
 //
-// Snapshots are read through qemu-storage-daemon (Debian: qemu-block-extra for
-// RBD), a process for each, which speaks NBD on a socket that only this user can
-// open.
+// Images are read through a program, a process for each, that ends with us: the
+// first way (way.go) for which the host has all. qemu-storage-daemon speaks NBD on a
+// socket that only this user can open; tgt has iSCSI on the loopback, for who knows
+// a secret; rbd-nbd makes a block device, which the host's kernel and udev look into
+// as into any other. To add a way: an entry of ways.
 package rbd

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cleave-san/cleave/arrays/driver"
+	"github.com/cleave-san/cleave/lun"
 )
 
 // Options of a Driver.
@@ -24,6 +25,12 @@ type Options struct {
 	// Command is the path of rbd, Ceph that of ceph, which is for Check alone, and
 	// Daemon that of qemu-storage-daemon. Default: as they are found in /usr/bin.
 	Command, Ceph, Daemon string
+	// Through is by what images are read. Default: the first way for which this
+	// host has all that it takes.
+	Through Way
+	// Connect opens a LUN of a target on this host, for the way TGT. nil: it is not
+	// there.
+	Connect func(context.Context, driver.Path) (lun.Device, error)
 	// Limit is the longest that one run of rbd may take. Default: ten minutes;
 	// a rollback or the copying of a Break copies an image.
 	Limit time.Duration
@@ -107,6 +114,9 @@ func New(o Options) (*Driver, error) {
 		if p != "" && !filepath.IsAbs(p) {
 			return nil, driver.Errorf(driver.InvalidRequest, "%s %q: want an absolute path", what, p)
 		}
+	}
+	if o.Through != "" && !slices.ContainsFunc(ways, func(w way) bool { return w.name == o.Through }) {
+		return nil, driver.Errorf(driver.InvalidRequest, "through %.80q: want %s, %s or %s", o.Through, StorageDaemon, TGT, KernelNBD)
 	}
 	d := &Driver{o: o, doing: make(chan struct{}, 1), open: map[driver.SnapshotID]int{}}
 	for _, p := range o.Pools {

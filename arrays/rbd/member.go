@@ -162,12 +162,12 @@ func (d *Driver) copyBack(ctx context.Context, s snap) error {
 	if err != nil {
 		return err
 	}
-	from, err := d.serve(ctx, v, "", true)
+	from, err := d.serve(ctx, source{v, "", true})
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	to, err := d.serve(ctx, s.image, "", false)
+	to, err := d.serve(ctx, source{s.image, "", false})
 	if err != nil {
 		return err
 	}

@@ -2,18 +2,12 @@ package rbd
 
 import (
 	"context"
-	"encoding/json"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
+	"io"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/lun"
-	"github.com/cleave-san/cleave/lun/nbd"
 )
 
 // Open implements driver.Opener. The snapshot can't be deleted while it is open
@@ -36,7 +30,7 @@ func (d *Driver) Open(ctx context.Context, id driver.SnapshotID) (lun.Device, er
 		return nil, err
 	}
 	closed := func() { d.opened(id, -1) }
-	x, err := d.serve(ctx, i, name, true)
+	x, err := d.serve(ctx, source{i, name, true})
 	if err != nil {
 		closed()
 		return nil, err
@@ -52,21 +46,26 @@ func (d *Driver) OpenImage(ctx context.Context, v driver.VolumeID) (lun.Device, 
 	if err != nil {
 		return nil, err
 	}
-	return d.serve(ctx, i, "", false)
+	return d.serve(ctx, source{i, "", false})
 }
 
-// device is an image that a process of its own serves.
+// device is an image that a program serves.
 type device struct {
-	*nbd.Client
+	lun.Device
+	end    func()
 	closed func() // nil: nothing to do
 	once   sync.Once
-	end    func()
 }
 
-// Close ends the process.
+// startLimit bounds how long it may take until an image can be read.
+const startLimit = time.Minute
+
+// Close ends the program.
 func (d *device) Close() error {
 	d.once.Do(func() {
-		_ = d.Client.Close()
+		if c, ok := d.Device.(io.Closer); ok {
+			_ = c.Close()
+		}
 		d.end()
 		if d.closed != nil {
 			d.closed()
@@ -75,82 +74,21 @@ func (d *device) Close() error {
 	return nil
 }
 
-const export = "image"
-
-// startLimit bounds how long qemu-storage-daemon may take to be there.
-const startLimit = time.Minute
-
-// serve starts qemu-storage-daemon on an image or one of its snapshots. The
-// kernel ends it with us, whatever ends us.
-func (d *Driver) serve(ctx context.Context, i image, snapshot string, readOnly bool) (*device, error) {
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	dir, err := os.MkdirTemp("", "cleave-rbd-") // for this user alone
-	if err != nil {
-		return nil, driver.Errorf(driver.Unreachable, "a directory for the socket of %s: %w", i, err)
+// Blocks implements lun.Blocker.
+func (d *device) Blocks() (logical, physical int) {
+	if b, ok := d.Device.(lun.Blocker); ok {
+		return b.Blocks()
 	}
-	socket := filepath.Join(dir, "nbd")
-	block := map[string]any{"driver": "rbd", "node-name": "node", "pool": i.pool, "image": i.name, "read-only": readOnly, "cache": map[string]bool{"direct": true}, "discard": "unmap"}
-	for key, value := range map[string]string{"namespace": i.namespace, "snapshot": snapshot, "conf": d.o.Conf, "user": d.o.User} {
-		if value != "" {
-			block[key] = value
-		}
-	}
-	serve := map[string]any{"addr": map[string]string{"type": "unix", "path": socket}}
-	out := map[string]any{"type": "nbd", "id": export, "node-name": "node", "name": export, "writable": !readOnly}
-	cmd := exec.Command(d.o.Daemon, "--blockdev", text(block), "--nbd-server", text(serve), "--export", text(out))
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	var says tail
-	cmd.Stderr = &says
-	started, gone := make(chan error, 1), make(chan struct{})
-	go func() {
-		// The kernel's signal goes with the thread that forked (prctl(2),
-		// PR_SET_PDEATHSIG): it stays and waits.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // ended by us, or says has why
-			close(gone)
-		}
-	}()
-	if err := <-started; err != nil {
-		_ = os.RemoveAll(dir)
-		return nil, driver.Errorf(driver.Unreachable, "serving %s: %w", i, err)
-	}
-	end := func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-gone:
-		case <-time.After(10 * time.Second):
-			_ = cmd.Process.Kill()
-			<-gone
-		}
-		_ = os.RemoveAll(dir)
-	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		c, err := nbd.Dial(ctx, "unix", socket, nbd.ClientOptions{Export: export})
-		if err == nil {
-			return &device{Client: c, end: end}, nil
-		}
-		select {
-		case <-tick.C:
-		case <-gone:
-			end()
-			return nil, driver.Errorf(driver.Unreachable, "serving %s: %s ended: %s%w", i, filepath.Base(d.o.Daemon), said(says), err)
-		case <-ctx.Done():
-			end()
-			return nil, driver.Errorf(driver.Unreachable, "serving %s: %w", i, context.Cause(ctx))
-		}
-	}
+	return 512, 512
 }
 
-// text is what a program takes as an option in JSON. Its values always encode.
-func text(v any) string {
-	b, _ := json.Marshal(v)
-	return string(b)
+// Extents implements lun.Mapper.
+func (d *device) Extents(off, n int64, fn func(lun.Extent) error) error {
+	if m, ok := d.Device.(lun.Mapper); ok {
+		return m.Extents(off, n, fn)
+	}
+	if n == 0 {
+		return nil
+	}
+	return fn(lun.Extent{Off: off, Len: n})
 }

@@ -19,7 +19,7 @@ for_tests=(
 	dosfstools mtools ntfs-3g
 	xfsprogs btrfs-progs fuse3 libvshadow-utils python3-libvshadow thin-provisioning-tools sg3-utils open-iscsi multipath-tools fio
 )
-for_lab=(ceph-mon ceph-mgr ceph-osd ceph-common python3-keystone)
+for_lab=(ceph-mon ceph-mgr ceph-osd ceph-common rbd-nbd tgt-rbd python3-keystone)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/cleave
 policy=/usr/sbin/policy-rc.d
 marker='# made by deps.sh of Cleave for the time of an install'

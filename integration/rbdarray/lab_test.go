@@ -18,14 +18,16 @@ import (
 
 // TestProvider runs the suite on a small Ceph, with production that writes
 // through librbd.
-func TestProvider(t *testing.T) {
+func TestProvider(t *testing.T) { testProvider(t, rbd.StorageDaemon) }
+
+// TestProviderByTGT is the same where images are read, and written, by tgt.
+func TestProviderByTGT(t *testing.T) { testProvider(t, rbd.TGT) }
+
+func testProvider(t *testing.T, w rbd.Way) {
 	conf := cephlab.Start(t)
 	n := 0
 	arraytest.Run(t, func(t *testing.T) *arraytest.Lab {
-		d, err := rbd.New(rbd.Options{Conf: conf, Pools: []string{cephlab.Pool}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := by(t, conf, w, new(driver.Path))
 		l := &arraytest.Lab{Driver: d}
 		open := map[driver.VolumeID]io.Closer{}
 		l.Attach = func(t *testing.T, v driver.VolumeID) lun.Device {

@@ -26,7 +26,16 @@ func openCinder(c ArrayConfig) (*cinder.Driver, error) {
 }
 
 func openRBD(c ArrayConfig) (*rbd.Driver, error) {
-	return rbd.New(rbd.Options{Conf: c.Conf, User: c.User, Pools: c.Pools})
+	return rbd.New(rbd.Options{
+		Conf: c.Conf, User: c.User, Pools: c.Pools, Through: rbd.Way(c.Through),
+		Connect: func(ctx context.Context, p driver.Path) (lun.Device, error) {
+			name, err := hostInitiator(initiatorFile)
+			if err != nil {
+				return nil, err
+			}
+			return login(ctx, p, name)
+		},
+	})
 }
 
 // connect opens a volume that Cinder has attached to this host.
@@ -37,25 +46,30 @@ func connect(ctx context.Context, c ArrayConfig, x cinder.Connection) (lun.Devic
 		if user == "" {
 			user = x.User
 		}
-		d, err := openRBD(ArrayConfig{Conf: c.Conf, User: user, Pools: []string{pool}})
+		d, err := openRBD(ArrayConfig{Conf: c.Conf, User: user, Pools: []string{pool}, Through: c.Through})
 		if err != nil {
 			return nil, err
 		}
 		return d.OpenImage(ctx, driver.VolumeID(x.Image))
 	}
+	p := driver.Path{Portals: x.Portals, IQN: x.Targets[0], LUN: x.LUN, CHAP: x.CHAP}
+	return login(ctx, p, iscsi.Name(c.Initiator))
+}
+
+// login opens a LUN of an array's as the initiator of the name given.
+func login(ctx context.Context, p driver.Path, as iscsi.Name) (lun.Device, error) {
+	if p.LUN > 16383 { // SAM-5, 4.7.7: flat addressing
+		return nil, driver.Errorf(driver.NotSupported, "LUN %d of %s is beyond what is addressed here", p.LUN, p.IQN)
+	}
 	o := initiator.Options{
-		Portals: x.Portals, Target: iscsi.Name(x.Targets[0]), LUN: int(x.LUN), Initiator: iscsi.Name(c.Initiator),
-		Recovery: lunRecovery, Timeout: lunRecovery,
+		Portals: p.Portals, Target: iscsi.Name(p.IQN), LUN: int(p.LUN), Initiator: as, Recovery: lunRecovery, Timeout: lunRecovery,
 	}
-	if x.LUN > 16383 { // SAM-5, 4.7.7: flat addressing
-		return nil, driver.Errorf(driver.NotSupported, "LUN %d of %s is beyond what is addressed here", x.LUN, o.Target)
-	}
-	if x.CHAP != nil {
-		o.CHAP = &mask.Credentials{User: x.CHAP.User, Secret: []byte(x.CHAP.Secret)}
+	if p.CHAP != nil {
+		o.CHAP = &mask.Credentials{User: p.CHAP.User, Secret: []byte(p.CHAP.Secret)}
 	}
 	d, err := initiator.Open(ctx, o)
 	if err != nil {
-		return nil, targetError(strings.Join(x.Portals, ", "), err)
+		return nil, targetError(strings.Join(p.Portals, ", "), err)
 	}
 	return d, nil
 }

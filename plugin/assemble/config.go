@@ -61,10 +61,12 @@ type ArrayConfig struct {
 	GroupType  string `koanf:"groupType"`
 	Initiator  string `koanf:"initiator"`
 	// Pools are the pools whose images are split, for type rbd. Conf is the path of
-	// ceph.conf and User a Ceph user without "client.", for types rbd and cinder.
-	Pools []string `koanf:"pools"`
-	Conf  string   `koanf:"conf"`
-	User  string   `koanf:"user"`
+	// ceph.conf, User a Ceph user without "client.", and Through the program that
+	// images are read by, for types rbd and cinder.
+	Pools   []string `koanf:"pools"`
+	Conf    string   `koanf:"conf"`
+	User    string   `koanf:"user"`
+	Through string   `koanf:"through"`
 }
 
 // WriterConfig is a host with its VMs. There is at most one of each type.
@@ -216,8 +218,8 @@ func (a ArrayConfig) check(at string) error {
 			return usage("%s.%s: it is for arrays of type %s", at, k.key, k.of)
 		}
 	}
-	if a.Conf+a.User != "" && a.Type != typeRBD && a.Type != typeCinder {
-		return usage("%s: conf and user are for arrays of types %s and %s", at, typeRBD, typeCinder)
+	if a.Conf+a.User+a.Through != "" && a.Type != typeRBD && a.Type != typeCinder {
+		return usage("%s: conf, user and through are for arrays of types %s and %s", at, typeRBD, typeCinder)
 	}
 	switch a.Type {
 	case typeProgram:
@@ -226,6 +228,9 @@ func (a ArrayConfig) check(at string) error {
 		}
 	case typeCinder:
 		if _, err := openCinder(a); err != nil {
+			return usage("%s: %w", at, err)
+		}
+		if _, err := openRBD(ArrayConfig{Pools: []string{"any"}, Conf: a.Conf, Through: a.Through}); err != nil {
 			return usage("%s: %w", at, err)
 		}
 	case typeRBD:

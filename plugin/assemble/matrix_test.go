@@ -84,7 +84,7 @@ func providers(t *testing.T) []provider {
 		name: "`cinder`, on pools with consistent groups", d: driver.Description{Snapshot: true, GroupOrdered: true}, a: arrays.New("cinder", cloud, arrays.Options{}),
 		tested: "Cinder 21.3.1, with Keystone 22.0.2 and without; fake driver (no data), RBD on Ceph 16.2.15, LVM with tgtd 1.0.85 (iSCSI, CHAP)", never: "storage of any vendor",
 	}, provider{
-		name: "`rbd`", d: describe(images), a: images, tested: "Ceph 16.2.15 on one machine", never: "a cluster with authentication",
+		name: "`rbd`", d: describe(images), a: images, tested: "Ceph 16.2.15 on one machine, with cephx; read by qemu-storage-daemon, tgt 1.0.85, rbd-nbd", never: "a cluster of several machines",
 	})
 	for _, x := range examples {
 		command, err := filepath.Abs(x.command)
