@@ -35,11 +35,12 @@ const (
 	Changes    Capability = "changes"
 	Describe   Capability = "describe"
 	Check      Capability = "check"
+	Presented  Capability = "presented-to"
 )
 
 // Capabilities are all of them.
 func Capabilities() []Capability {
-	return []Capability{SplitGroup, Arm, Expose, OpenDevice, Rewrite, Resync, Revert, Break, Changes, Describe, Check}
+	return []Capability{SplitGroup, Arm, Expose, OpenDevice, Rewrite, Resync, Revert, Break, Changes, Describe, Check, Presented}
 }
 
 // Array is a storage array as callers hold it. Its methods may be called at
@@ -61,6 +62,7 @@ type Array struct {
 	changes  driver.ChangeTracker
 	describe driver.Describer
 	checker  driver.Checker
+	presents driver.Presenter
 }
 
 // New makes an Array of a provider. name is the operator's for it.
@@ -80,6 +82,7 @@ func New(name string, d driver.Driver, o Options) *Array {
 	a.changes, _ = d.(driver.ChangeTracker)
 	a.describe, _ = d.(driver.Describer)
 	a.checker, _ = d.(driver.Checker)
+	a.presents, _ = d.(driver.Presenter)
 	for _, c := range o.Without {
 		switch c {
 		case SplitGroup:
@@ -104,6 +107,8 @@ func New(name string, d driver.Driver, o Options) *Array {
 			a.describe = nil
 		case Check:
 			a.checker = nil
+		case Presented:
+			a.presents = nil
 		}
 	}
 	return a

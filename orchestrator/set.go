@@ -58,11 +58,15 @@ type Request struct {
 	Level Level `json:"level"`
 	// AllowUnmirrored consents to production running on one copy meanwhile.
 	AllowUnmirrored bool `json:"allowUnmirrored,omitempty"`
-	// Initiators see the recovered LUNs. None: they are recovered and kept,
-	// and seen by nobody until snapshot expose.
+	// Initiators, and hosts by their names in the configuration, see the recovered
+	// LUNs. None: they are recovered and kept, and seen by nobody until snapshot
+	// expose.
 	Initiators []string `json:"initiators,omitempty"`
 	// ExposeDirty exposes the dirty splits as well, read-only.
 	ExposeDirty bool `json:"exposeDirty,omitempty"`
+	// NewIdentity has Initiators see LUNs whose identifiers are their own; see
+	// ExposeRequest.
+	NewIdentity bool `json:"newIdentity,omitempty"`
 	// GuestLimit bounds the guest step; the guest keeps it by itself. 0: 2 min.
 	GuestLimit time.Duration `json:"guestLimit,omitempty"`
 	// PauseLimit bounds a pause; a guard process keeps it. 0: 10 s.
@@ -125,6 +129,9 @@ type DiskResult struct {
 	Array  string `json:"array"`
 	Volume string `json:"volume"`
 	Split  string `json:"split,omitempty"`
+	// Initiator is as which its hypervisor reaches the volume; "" if that is not
+	// known.
+	Initiator string `json:"initiator,omitempty"`
 	// Also are further volumes that it lies on: a logical volume's of the host.
 	Also []DiskPart `json:"also,omitempty"`
 	// FullCopy says that one of them needs a whole new mirror after the split.
@@ -259,6 +266,9 @@ type LUN struct {
 	// Hosted says that it is the content of a virtual disk that lies on the split
 	// of a host's volume, and not that split itself.
 	Hosted bool `json:"hosted,omitempty"`
+	// NewIdentity says that its partition table, PVs and VGs have identifiers that
+	// the original has not.
+	NewIdentity bool `json:"newIdentity,omitempty"`
 	// Socket serves the same content as NBD on this host, for readers that
 	// need no iSCSI ("" if there is none).
 	Socket string `json:"socket,omitempty"`
@@ -270,9 +280,14 @@ type LUN struct {
 
 // ExposeRequest says to whom LUNs become visible, and which.
 type ExposeRequest struct {
+	// Initiators are IQNs, or names of hosts in the configuration.
 	Initiators []string `json:"initiators"`
 	Writable   bool     `json:"writable,omitempty"`
 	Dirty      bool     `json:"dirty,omitempty"` // the dirty splits too; these stay read-only
+	// NewIdentity exposes further LUNs in place of the others: the same disks, with
+	// identifiers of their own in partition tables and LVM. Initiators that see an
+	// original get no others.
+	NewIdentity bool `json:"newIdentity,omitempty"`
 }
 
 // RecoverRequest says how a set's splits are to be recovered in place.
@@ -347,7 +362,8 @@ type Service interface {
 	// nil, is called for each event from the set's beginning.
 	Wait(ctx context.Context, id SetID, watch func(Event)) (Set, error)
 	// Expose lets initiators see the set's LUNs, or raises them to writable on
-	// the same LUN numbers. The set must be ready.
+	// the same LUN numbers. The set must be ready. It is ErrUsage where one is known
+	// to see an original of what it would get, unless a new identity is asked for.
 	Expose(ctx context.Context, id SetID, r ExposeRequest) (Set, error)
 	// Unexpose takes all LUNs of the set away; the copies stay. Block devices that
 	// this host has made of them are detached first. While one is in use Unexpose is

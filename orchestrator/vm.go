@@ -37,6 +37,10 @@ type Disk struct {
 	IQN    string `json:"iqn,omitempty"`
 	LUN    uint64 `json:"lun,omitempty"`
 	Portal string `json:"portal,omitempty"`
+	// Initiator is as which the hypervisor itself reaches IQN and LUN; "" if that is
+	// not known.
+	Initiator string `json:"initiator,omitempty"`
+
 	Path   string `json:"path,omitempty"`
 	NAA    string `json:"naa,omitempty"`
 	Serial string `json:"serial,omitempty"`

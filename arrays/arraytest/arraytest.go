@@ -81,6 +81,7 @@ func Run(t *testing.T, open func(t *testing.T) *Lab) {
 	a := l.array()
 	parts := []part{
 		{"Check", nil, testCheck},
+		{"PresentedTo", nil, testPresented},
 		{"Resolve", nil, testResolve},
 		{"RepeatedCalls", nil, testRepeated},
 		{"Group", canGroup, testGroup},
@@ -161,6 +162,21 @@ func testCheck(t *testing.T, l *Lab) {
 				t.Errorf("for %d volumes: a finding without a word: %+v", len(next), f)
 			}
 		}
+	}
+}
+
+// testPresented checks that who sees a volume is told, or not known, for providers
+// that tell it.
+func testPresented(t *testing.T, l *Lab) {
+	if _, ok := l.Driver.(driver.Presenter); !ok {
+		return
+	}
+	for _, v := range l.ids(len(l.Volumes)) {
+		names, err := l.array().PresentedTo(t.Context(), v)
+		if err != nil && arrays.KindOf(err) != driver.NotSupported {
+			t.Errorf("volume %s: %v", v, err)
+		}
+		t.Logf("volume %s: %q, %v", v, names, err)
 	}
 }
 

@@ -173,6 +173,23 @@ func (d *Driver) attach(ctx context.Context, v volume, initiator string) (Connec
 	return c, err
 }
 
+// PresentedTo implements driver.Presenter: by the names of hosts that a volume is
+// attached to, which administrators are told. Cinder tells nobody which initiators
+// these are.
+func (d *Driver) PresentedTo(ctx context.Context, v driver.VolumeID) (hosts []string, err error) {
+	x, err := d.volume(ctx, string(v))
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range x.Attached {
+		if a.Host == "" {
+			return nil, driver.Errorf(driver.NotSupported, "Cinder tells administrators only which hosts volume %s is attached to", v)
+		}
+		hosts = append(hosts, a.Host)
+	}
+	return hosts, nil
+}
+
 // detach ends all attachments of a volume.
 func (d *Driver) detach(ctx context.Context, volume string) error {
 	as, err := d.attachments(ctx, volume)

@@ -3,6 +3,7 @@ package cinder
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,19 @@ func rights(t *testing.T, c *cinderlab.Cinder) {
 		expect(t, fs, driver.Warning, "not possible", together)
 		expect(t, fs, driver.OK, "needs 4", "quota gigabytes")
 		expect(t, fs, driver.OK, "needs 1", "quota snapshots", "quota volumes")
+	})
+	t.Run("PresentedTo", func(t *testing.T) {
+		d := newDriver(t, c.As("member", "reader"))
+		if hosts, err := d.PresentedTo(t.Context(), v); d.Kind(err) != driver.NotSupported {
+			t.Errorf("to a member: %v, %v", hosts, err)
+		}
+		d = newDriver(t, c.Endpoint)
+		if hosts, err := d.PresentedTo(t.Context(), v); err != nil || !slices.Equal(hosts, []string{"vm"}) {
+			t.Errorf("to an administrator: %v, %v", hosts, err)
+		}
+		if hosts, err := d.PresentedTo(t.Context(), plain); err != nil || len(hosts) != 0 {
+			t.Errorf("of a volume that nobody has: %v, %v", hosts, err)
+		}
 	})
 	t.Run("PolicyIsNotEnough", func(t *testing.T) {
 		fs := checked(t, newDriver(t, c.As("member", "reader", cinderlab.Pools)), v)

@@ -24,6 +24,9 @@ type (
 		Metadata   map[string]string `json:"metadata"`
 		SnapshotID string            `json:"snapshot_id"`
 		Pool       string            `json:"os-vol-host-attr:host"` // host@backend#pool; administrators see it
+		Attached   []struct {
+			Host string `json:"host_name"` // administrators see it
+		} `json:"attachments"`
 	}
 	snapshot struct {
 		ID            string            `json:"id"`

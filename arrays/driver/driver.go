@@ -194,6 +194,15 @@ type ChangeTracker interface {
 	Changes(ctx context.Context, v VolumeID, from, to SnapshotID) (Changes, error)
 }
 
+// Presenter tells who has a volume before them: initiators by their IQNs, hosts by
+// the array's names for them, "*" for everybody. A copy of the volume has its
+// identity in every byte, and a host that sees both takes one for the other. Kind
+// NotSupported says that it is not known for this volume. Without it, only what
+// hosts say of their own logins is known.
+type Presenter interface {
+	PresentedTo(ctx context.Context, v VolumeID) ([]string, error)
+}
+
 // Changes are the regions that may differ between two points.
 type Changes struct {
 	Granularity int64        `json:"granularity"` // bytes

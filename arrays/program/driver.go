@@ -1,6 +1,7 @@
 package program
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -173,6 +174,15 @@ func (d *Driver) Changes(ctx context.Context, v driver.VolumeID, from, to driver
 		c.Regions[i] = lun.Extent{Off: r.Off, Len: r.Len}
 	}
 	return c, nil
+}
+
+// PresentedTo implements driver.Presenter.
+func (d *Driver) PresentedTo(ctx context.Context, v driver.VolumeID) (names []string, err error) {
+	err = d.ask(ctx, callPresented, string(v), volumeArgs{v}, &names)
+	for _, n := range names {
+		err = cmp.Or(err, callPresented.checkName(n))
+	}
+	return names, err
 }
 
 // checkName refuses identifiers that would not survive a journal or a log line.

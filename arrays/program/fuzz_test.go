@@ -104,6 +104,8 @@ func FuzzReply(f *testing.F) {
 				}
 			}
 		}
+		_, err = a.PresentedTo(ctx, "v")
+		check("presented-to", err)
 		for _, f := range a.Examine(ctx, vs).Findings {
 			if s := f.Check + f.Detail + f.Try; strings.ContainsAny(s, "\n\x00") || len(s) > 2000 || !utf8.ValidString(s) {
 				t.Errorf("examine: %q", s)

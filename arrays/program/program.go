@@ -94,7 +94,7 @@ func (d *Driver) Without() []arrays.Capability {
 		arrays.Expose: {callExpose, callUnexpose}, arrays.OpenDevice: {callOpen},
 		arrays.Rewrite: {callRewrite, callRewritten}, arrays.Resync: {callResync},
 		arrays.Revert: {callRevert}, arrays.Break: {callBreak}, arrays.Changes: {callChanges},
-		arrays.Check: {callCheck},
+		arrays.Check: {callCheck}, arrays.Presented: {callPresented},
 	}
 	var out []arrays.Capability
 	for _, c := range arrays.Capabilities() {

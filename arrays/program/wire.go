@@ -45,13 +45,14 @@ const (
 	callBreak      call = "break"
 	callChanges    call = "changes"
 	callCheck      call = "check"
+	callPresented  call = "presented-to"
 )
 
 // asks reports whether a call leaves the array as it is: it may be repeated
 // whatever became of it.
 func (c call) asks() bool {
 	switch c {
-	case callDescribe, callResolve, callLookup, callOpen, callChanges, callCheck:
+	case callDescribe, callResolve, callLookup, callOpen, callChanges, callCheck, callPresented:
 		return true
 	}
 	return false
@@ -145,6 +146,9 @@ type (
 		Volume driver.VolumeID   `json:"volume"`
 		From   driver.SnapshotID `json:"from"`
 		To     driver.SnapshotID `json:"to"`
+	}
+	volumeArgs struct {
+		Volume driver.VolumeID `json:"volume"`
 	}
 	checkArgs struct {
 		Volumes []driver.VolumeID `json:"volumes"` // of the next set

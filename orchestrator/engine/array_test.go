@@ -38,6 +38,15 @@ type fakeArray struct {
 	safe    []driver.Snapshot // that reverts left
 	turning func()            // runs when a revert or break was done, before its answer
 	alone   driver.SnapshotID // what is open for writing; one at a time is enough
+
+	seenBy map[driver.VolumeID][]string // nil: it doesn't tell
+}
+
+func (a *fakeArray) PresentedTo(_ context.Context, v driver.VolumeID) ([]string, error) {
+	if a.seenBy == nil {
+		return nil, driver.Errorf(driver.NotSupported, "it is not known")
+	}
+	return a.seenBy[v], nil
 }
 
 func newFakeArray(t *testing.T) *fakeArray {

@@ -86,7 +86,7 @@ type side struct {
 func (e *Engine) rewritten(ctx context.Context, set orchestrator.Set, s orchestrator.Split) ([]lun.Extent, error) {
 	out := extentsOf(s.Rewritten)
 	for _, l := range set.LUNs {
-		if !l.Clean || l.Split != s.ID || l.Socket == "" || l.Hosted {
+		if !l.Clean || l.Split != s.ID || l.Socket == "" || l.Hosted || l.NewIdentity {
 			continue
 		}
 		more, err := e.cfg.Recoverer.Rewritten(ctx, l.Socket, l.Export, s.Size)

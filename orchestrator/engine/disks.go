@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
 
 	"github.com/cleave-san/cleave/arrays"
 	"github.com/cleave-san/cleave/arrays/driver"
@@ -18,7 +19,9 @@ import (
 type disk struct {
 	device string
 	path   string // as its hypervisor knows it; "" where that is no path
-	parts  []part // several where a logical volume of the host spans them
+	// initiator is as which its hypervisor reaches the volume; "" if not known.
+	initiator string
+	parts     []part // several where a logical volume of the host spans them
 	// host says where on the parts it lies; nil where it is the one part.
 	host *orchestrator.HostPlace
 }
@@ -83,7 +86,10 @@ func (m *member) hostedOn(volume string) bool {
 // resolve finds the volume under a disk: exactly one array must answer for it, or
 // for each of the host's disks under the file or the logical volume that it is.
 func (e *Engine) resolve(ctx context.Context, d orchestrator.Disk) (disk, string) {
-	x := disk{device: d.Device, path: d.Path}
+	x := disk{device: d.Device, path: d.Path, initiator: d.Initiator}
+	if strings.HasPrefix(d.Path, "/dev/") {
+		x.initiator = e.cfg.Initiator // its kernel reaches it, by whatever way
+	}
 	p, problem := e.owner(ctx, driver.Disk{NAA: d.NAA, Serial: d.Serial, IQN: d.IQN, LUN: d.LUN, Portal: d.Portal, Path: d.Path})
 	switch {
 	case problem != "":
@@ -132,7 +138,7 @@ func (d *disk) facts(problem string) classify.Disk {
 
 // result is what the document says of a disk now.
 func (d *disk) result() orchestrator.DiskResult {
-	r := orchestrator.DiskResult{Device: d.device}
+	r := orchestrator.DiskResult{Device: d.device, Initiator: d.initiator}
 	if d.host != nil { // what is known of it grows, and readers have the document
 		host := *d.host
 		r.Host = &host

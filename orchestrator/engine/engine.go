@@ -16,7 +16,8 @@
 //   - While a VM stands still nothing is written to the journal.
 //
 // The files follow the story: plan, guest, split, verify, recover, expose,
-// turn (revert and break), inplace, diff, undo; run.go is the loop that joins them.
+// turn (revert and break), inplace, diff, undo; identity.go keeps copies from hosts
+// that have the originals, and run.go is the loop that joins them.
 // disks.go finds the volumes under virtual disks, and hosted.go is about those that
 // are files or logical volumes of a host.
 package engine
@@ -74,8 +75,9 @@ type Recoverer interface {
 	// Start brings up a view of the disks in which the volumes show the
 	// snapshots' content; without snapshots, the disks as they are. Nothing is
 	// copied and the disks are not written. It outlives this process. Name is the
-	// engine's, and Stop's.
-	Start(ctx context.Context, name string, disks Disks, want []InGuest) (View, error)
+	// engine's, and Stop's. From identity, if it is not "", the view gets
+	// identifiers of its own; the same one gives the same again.
+	Start(ctx context.Context, name string, disks Disks, want []InGuest, identity string) (View, error)
 	// Rewritten tells where an export of a view differs, or may, from the disk
 	// under it, of size bytes: by what was recovered, and by what was written to
 	// the view until now. In order and apart.
@@ -139,8 +141,8 @@ type View struct {
 	Exports []string // one for each disk, in their order
 }
 
-// Config is what an Engine works with. Attachments, HostVolumes, Tracer, Logger and
-// UndoRetry may be left out.
+// Config is what an Engine works with. Attachments, HostVolumes, Hosts, Initiator,
+// Tracer, Logger and UndoRetry may be left out.
 type Config struct {
 	Journal   journal.Journal
 	Writers   []writer.Writer
@@ -152,8 +154,12 @@ type Config struct {
 	// HostVolumes knows what lies under this host's files; nil where disks that are
 	// files have no array under them.
 	HostVolumes HostVolumes
-	Tracer      trace.Tracer
-	Logger      *slog.Logger
+	// Hosts are initiators by the names of the hosts that have them, and Initiator is
+	// as which this host's kernel logs in; "" if it doesn't.
+	Hosts     map[string][]string
+	Initiator string
+	Tracer    trace.Tracer
+	Logger    *slog.Logger
 	// UndoRetry is the pause after an undo that failed. 0: 5 s.
 	UndoRetry time.Duration
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cleave-san/cleave/arrays/driver"
 	"github.com/cleave-san/cleave/lun"
@@ -16,6 +17,10 @@ import (
 func (e *Engine) Expose(ctx context.Context, id orchestrator.SetID, req orchestrator.ExposeRequest) (orchestrator.Set, error) {
 	if len(req.Initiators) == 0 {
 		return orchestrator.Set{}, fmt.Errorf("%w: it names no initiator", orchestrator.ErrUsage)
+	}
+	var err error
+	if req.Initiators, err = e.initiators(req.Initiators); err != nil {
+		return orchestrator.Set{}, err
 	}
 	return e.onReady(id, func(r *run) error { return r.expose(ctx, req) })
 }
@@ -63,18 +68,36 @@ func notReady(id orchestrator.SetID, s orchestrator.State) error {
 	return fmt.Errorf("snapshot set %s is %s, not ready: %w", id, s, why)
 }
 
+var errDirtyIdentity = fmt.Errorf("%w: splits as they came off have the identity of the originals", orchestrator.ErrUsage)
+
 // expose serves the clean views and the splits that were recovered in place; and
 // with req.Dirty (or where there is nothing cleaner) what is as it came off,
-// read-only. A host's volume itself takes req.Dirty.
+// read-only. A host's volume itself takes req.Dirty. With req.NewIdentity it serves
+// views that have that, and nothing else.
 func (r *run) expose(ctx context.Context, req orchestrator.ExposeRequest) error {
+	switch {
+	case req.NewIdentity && req.Dirty:
+		return errDirtyIdentity
+	case req.NewIdentity:
+		if err := r.newViews(ctx); err != nil {
+			return err
+		}
+	default:
+		if err := r.apart(ctx, req); err != nil {
+			return err
+		}
+	}
 	luns := r.document().LUNs
 	for i, l := range luns {
+		if l.NewIdentity != req.NewIdentity {
+			continue
+		}
 		var (
 			p   driver.Path
 			err error
 		)
 		as := req
-		if !l.Clean {
+		if !l.Clean && !l.NewIdentity {
 			if !req.Dirty && hasBetter(luns, l) {
 				continue
 			}
@@ -95,6 +118,23 @@ func (r *run) expose(ctx context.Context, req orchestrator.ExposeRequest) error 
 		r.say("LUN %s: %s LUN %d at %v", l.Name, p.IQN, p.LUN, p.Portals)
 	}
 	return nil
+}
+
+// apart refuses initiators that see an original of what they would get, before one
+// of them has got anything.
+func (r *run) apart(ctx context.Context, req orchestrator.ExposeRequest) error {
+	var of []original
+	set := r.document()
+	for _, l := range set.LUNs {
+		if o, ok := originalOf(set, l); ok && (l.Clean || req.Dirty || !hasBetter(set.LUNs, l)) && !slices.Contains(of, o) {
+			of = append(of, o)
+		}
+	}
+	unknown, err := r.e.apart(ctx, of, req.Initiators)
+	if err == nil && len(unknown) > 0 {
+		r.say("whether %s have originals before them is not known: %s", strings.Join(req.Initiators, ", "), strings.Join(unknown, ", "))
+	}
+	return err
 }
 
 // hasBetter reports whether there is a LUN that is meant to be used instead of

@@ -127,9 +127,17 @@ func (e *Engine) Create(ctx context.Context, req orchestrator.Request) (orchestr
 	if err != nil {
 		return orchestrator.Set{}, err
 	}
+	if req.Initiators, err = e.initiators(req.Initiators); err != nil {
+		return orchestrator.Set{}, err
+	}
 	members, err := e.plan(ctx, req)
 	if err != nil {
 		return orchestrator.Set{}, err
+	}
+	if !req.NewIdentity { // else each expose would refuse it, with all done by then
+		if _, err := e.apart(ctx, originals(results(members)), req.Initiators); err != nil {
+			return orchestrator.Set{}, err
+		}
 	}
 	at := now()
 	set := orchestrator.Set{Version: 1, State: orchestrator.StatePlanned, Request: req, Created: at, Updated: at, Attempt: 1, VMs: results(members)}
@@ -161,6 +169,9 @@ func complete(req orchestrator.Request) (orchestrator.Request, error) {
 		if *d < 0 {
 			return req, fmt.Errorf("%w: %s %s is negative", orchestrator.ErrUsage, what, *d)
 		}
+	}
+	if req.NewIdentity && req.ExposeDirty {
+		return req, errDirtyIdentity
 	}
 	setDefault(&req.GuestLimit, 2*time.Minute)
 	setDefault(&req.PauseLimit, 10*time.Second)

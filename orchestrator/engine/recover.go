@@ -72,7 +72,7 @@ func (r *run) view(ctx context.Context, step string, m *member, suffix string, w
 		if err := r.hold(journal.Holding{Kind: journal.View, VM: m.vm.Name, Name: name}); err != nil {
 			return err
 		}
-		if v, err = r.e.cfg.Recoverer.Start(ctx, name, disks, want); err != nil {
+		if v, err = r.e.cfg.Recoverer.Start(ctx, name, disks, want, ""); err != nil {
 			return err
 		}
 		if len(v.Exports) != len(m.disks) {
@@ -104,7 +104,7 @@ func (r *run) lunName(m *member, d disk) string {
 func (r *run) handOver(ctx context.Context) error {
 	req := r.request()
 	if len(req.Initiators) > 0 {
-		if err := r.expose(ctx, orchestrator.ExposeRequest{Initiators: req.Initiators, Dirty: req.ExposeDirty}); err != nil {
+		if err := r.expose(ctx, orchestrator.ExposeRequest{Initiators: req.Initiators, Dirty: req.ExposeDirty, NewIdentity: req.NewIdentity}); err != nil {
 			return err
 		}
 	}

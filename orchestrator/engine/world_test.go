@@ -33,8 +33,10 @@ type world struct {
 	views  *fakeViews
 	luns   *fakeLUNs
 	hosts  *fakeDevices
-	files  *fakeFiles   // nil: disks are no files of this host
-	tracer trace.Tracer // nil: none
+	files  *fakeFiles          // nil: disks are no files of this host
+	tracer trace.Tracer        // nil: none
+	named  map[string][]string // initiators of hosts
+	kernel string              // this host's initiator
 }
 
 // newWorld makes a world for a test that must not leave a goroutine behind.
@@ -113,7 +115,7 @@ func (w *world) engine(j journal.Journal) *engine.Engine {
 	}
 	c := engine.Config{
 		Journal: j, Writers: []writerI{w.writer}, Arrays: all,
-		Publisher: w.luns, Recoverer: w.views, Attachments: w.hosts, Tracer: w.tracer, UndoRetry: time.Millisecond,
+		Publisher: w.luns, Recoverer: w.views, Attachments: w.hosts, Hosts: w.named, Initiator: w.kernel, Tracer: w.tracer, UndoRetry: time.Millisecond,
 	}
 	if w.files != nil {
 		c.HostVolumes = w.files
@@ -202,7 +204,9 @@ type fakeViews struct {
 	inPlace func(string) // runs before the plan is told, and after each write
 	readers int          // of each view
 	stuck   error        // views don't end
-	broken  error        // ends it in the middle
+
+	identities []string // that views were given
+	broken     error    // ends it in the middle
 }
 
 func (v *fakeViews) Rewritten(context.Context, string, string, int64) ([]lun.Extent, error) {
@@ -261,7 +265,7 @@ func (v *fakeViews) Check(_ context.Context, _ engine.Disks, want []engine.InGue
 	return whys, nil
 }
 
-func (v *fakeViews) Start(_ context.Context, name string, disks engine.Disks, _ []engine.InGuest) (engine.View, error) {
+func (v *fakeViews) Start(_ context.Context, name string, disks engine.Disks, _ []engine.InGuest, identity string) (engine.View, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.up[name] = true
@@ -269,6 +273,9 @@ func (v *fakeViews) Start(_ context.Context, name string, disks engine.Disks, _ 
 		return engine.View{}, v.fail
 	}
 	view := engine.View{Socket: "/run/" + name}
+	if identity != "" {
+		v.identities = append(v.identities, identity)
+	}
 	n := len(disks.Devices)
 	if len(disks.Places) > 0 {
 		n = len(disks.Places)

@@ -25,6 +25,7 @@ type Config struct {
 
 	Arrays   []ArrayConfig  `koanf:"arrays"`
 	Writers  []WriterConfig `koanf:"writers"`
+	Hosts    []HostConfig   `koanf:"hosts"`
 	Policy   PolicyConfig   `koanf:"policy"`
 	Recovery RecoveryConfig `koanf:"recovery"`
 
@@ -288,6 +289,9 @@ func (c *Config) check() error {
 			}
 			sockets[at+".qmp"], sockets[at+".agent"] = vm.QMP, vm.Agent
 		}
+	}
+	if err := c.checkHosts(); err != nil {
+		return err
 	}
 	for at, path := range sockets {
 		if len(path) > maxSocket {

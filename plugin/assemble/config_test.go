@@ -40,6 +40,10 @@ func TestExampleShowsEveryKeyAndDefault(t *testing.T) {
 		{Name: "db", QMP: "/run/vm/db.qmp", Agent: "/run/vm/db.agent", Config: "/etc/vm/db.conf"},
 		{Name: "legacy", QMP: "/run/vm/legacy.qmp"},
 	}}}
+	want.Hosts = []HostConfig{
+		{"backup1", []string{"iqn.1993-08.org.debian:01:backup1"}},
+		{"node2", []string{"iqn.1993-08.org.debian:01:node2-a", "iqn.1993-08.org.debian:01:node2-b"}},
+	}
 	want.Policy = PolicyConfig{Attempts: 3, GuestLimit: 2 * time.Minute, PauseLimit: 10 * time.Second, Lease: 24 * time.Hour}
 	want.Recovery.Overlay = "/var/lib/cleave/views"
 	want.DataPlane.Advertise = []string{}
@@ -141,6 +145,11 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"arrays: [{name: a, type: program, command: [/bin/p], environment: [hush]}]", "arrays[0].environment[0]: want NAME=VALUE"},
 		{"writers: [{type: qemu, vms: [{name: a}]}]", "writers[0].vms[0].qmp: the path"},
 		{"writers: [{type: qemu}, {type: qemu}]", "writers[1].type"},
+		{"hosts: [{name: a}]", "hosts[0].initiators: there are none"},
+		{"hosts: [{name: a, initiators: [x]}]", "hosts[0].initiators[0]: "},
+		{"hosts: [{name: iqn.2026-01.a:b, initiators: ['iqn.2026-01.a:b']}]", "is the name of an initiator"},
+		{"hosts: [{name: a, initiators: ['iqn.2026-01.a:b']}, {name: b, initiators: ['IQN.2026-01.A:B']}]", `hosts[1].initiators[0]: iqn.2026-01.a:b is host "a"'s already`},
+		{"hosts: [{name: a, initiators: ['iqn.2026-01.a:b']}, {name: a, initiators: ['iqn.2026-01.a:c']}]", `hosts[1].name: "a" is hosts[0] already`},
 		{"socket: /" + strings.Repeat("x", 120), "socket: /xxx"},
 		{strings.Repeat("# filler\n", maxConfig/8), "no configuration"},
 	} {

@@ -43,7 +43,7 @@ func TestLentView(t *testing.T) {
 	v, err := newViews(state, RecoveryConfig{Overlay: filepath.Join(state, "views"), OverlayLimit: 1 << 30, Memory: 1 << 30})
 	s.ok(err)
 	const name = "set/vm"
-	view, err := v.Start(t.Context(), name, engine.Disks{Devices: []lun.Device{d}}, []engine.InGuest{want})
+	view, err := v.Start(t.Context(), name, engine.Disks{Devices: []lun.Device{d}}, []engine.InGuest{want}, "")
 	s.ok(err)
 	s.ok(d.(interface{ Close() error }).Close())
 	lenders := lendersOf(t, v, name)
@@ -79,7 +79,7 @@ func TestLendRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = v.Start(context.Background(), "x", engine.Disks{Devices: []lun.Device{l}}, nil)
+	_, err = v.Start(context.Background(), "x", engine.Disks{Devices: []lun.Device{l}}, nil, "")
 	if err == nil || strings.Contains(err.Error(), "very-secret") || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "127.0.0.1:1") {
 		t.Errorf("%v", err)
 	}

@@ -103,7 +103,7 @@ func Service(ctx context.Context, c Config, release string, getenv func(string) 
 	closers = append(closers, j.Close)
 	e, err := engine.New(engine.Config{
 		Journal: j, Writers: writers, Arrays: storage, Publisher: pub, Recoverer: recoverer, Attachments: attached,
-		HostVolumes: hostvolume.New(attachedOf(attached)), Tracer: tracer, Logger: log,
+		HostVolumes: hostvolume.New(attachedOf(attached)), Hosts: c.hosts(), Initiator: thisHost(log), Tracer: tracer, Logger: log,
 	})
 	if err != nil {
 		return nil, nil, err

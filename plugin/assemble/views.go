@@ -105,14 +105,14 @@ type handle struct {
 }
 
 // Start implements engine.Recoverer.
-func (v *views) Start(ctx context.Context, name string, disks engine.Disks, want []engine.InGuest) (_ engine.View, err error) {
+func (v *views) Start(ctx context.Context, name string, disks engine.Disks, want []engine.InGuest, identity string) (_ engine.View, err error) {
 	// Whatever an earlier attempt left under this name.
 	if err := v.Stop(ctx, name); err != nil {
 		return engine.View{}, err
 	}
 	s := v.spec(disks)
 	s.Socket, s.Detachable = v.path(name, ".sock"), true
-	s.NoRecovery = len(want) == 0
+	s.NoRecovery, s.NewIdentity = len(want) == 0, identity
 	for _, w := range want {
 		s.Snapshots = append(s.Snapshots, w.Snapshot)
 	}

@@ -58,7 +58,7 @@ func TestViewOutlivesItsControlPlane(t *testing.T) {
 		t.Fatalf("Check: %q, %v; want the first found, the second not", whys, err)
 	}
 	const name = "set-0123456789abcdef/a VM with ü/vda"
-	view, err := v.Start(ctx, name, engine.Disks{Devices: []lun.Device{disk}}, []engine.InGuest{want})
+	view, err := v.Start(ctx, name, engine.Disks{Devices: []lun.Device{disk}}, []engine.InGuest{want}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestViewOutlivesItsControlPlane(t *testing.T) {
 	}
 	serves(t, view, disk.Size())
 	// Started again under the same name, it takes the place of the first.
-	if view, err = later.Start(ctx, name, engine.Disks{Devices: []lun.Device{disk}}, []engine.InGuest{want}); err != nil {
+	if view, err = later.Start(ctx, name, engine.Disks{Devices: []lun.Device{disk}}, []engine.InGuest{want}, ""); err != nil {
 		t.Fatal(err)
 	}
 	serves(t, view, disk.Size())
@@ -122,7 +122,7 @@ func TestFailedViewLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.Snapshot = "no-such-snapshot"
-	if _, err := v.Start(t.Context(), "a/b", engine.Disks{Devices: []lun.Device{disk}}, []engine.InGuest{want}); err == nil {
+	if _, err := v.Start(t.Context(), "a/b", engine.Disks{Devices: []lun.Device{disk}}, []engine.InGuest{want}, ""); err == nil {
 		t.Fatal("a view of a snapshot that is not there")
 	}
 	if left, err := os.ReadDir(filepath.Join(state, "views")); err != nil || len(left) != 0 {

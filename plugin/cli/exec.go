@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -144,6 +145,8 @@ func (a *app) runWith(ctx context.Context, set orchestrator.Set, path string, ar
 
 // environment describes the set's LUNs to the command.
 func environment(set orchestrator.Set, doc string) []string {
+	// Those with a new identity are the same disks once more, for others.
+	set.LUNs = slices.DeleteFunc(slices.Clone(set.LUNs), func(l orchestrator.LUN) bool { return l.NewIdentity })
 	env := []string{
 		"CLEAVE_SET=" + string(set.ID),
 		"CLEAVE_DOCUMENT=" + doc,

@@ -18,8 +18,9 @@ func (r *requestFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	f.StringArrayVar(&r.request.VMs, "vm", nil, "VM to snapshot; repeat it for several at one instant of the array (required)")
 	f.StringVar(&r.level, "level", "none", "least level that will do for each VM: application, filesystem, saved or crash; none: the best that each can reach now")
-	f.StringArrayVar(&r.to, "to", nil, "IQN of an initiator that shall see the LUNs; repeat it for several")
+	f.StringArrayVar(&r.to, "to", nil, "IQN of an initiator, or name of a host in the configuration, that shall see the LUNs; repeat it for several")
 	f.BoolVar(&r.request.ExposeDirty, "expose-dirty", false, "let them see the splits as they came off as well, read-only")
+	f.BoolVar(&r.request.NewIdentity, "new-identity", false, "let them see LUNs with other GPT or MBR ids, PV and VG UUIDs and VG names than the originals")
 	f.BoolVar(&r.request.AllowUnmirrored, "allow-unmirrored", false, "consent to production running on one copy until the resync")
 	f.BoolVar(&r.request.DeleteSplits, "delete-splits", false, "drop the splits in the end instead of resyncing them")
 	f.DurationVar(&r.request.GuestLimit, "guest-limit", 0, "after so long a guest that is not done undoes its part (default 2m)")
@@ -40,7 +41,7 @@ func (r *requestFlags) read() (orchestrator.Request, error) {
 	}
 	req := r.request
 	req.Level = level
-	if req.Initiators, err = initiators(r.to); err != nil {
+	if req.Initiators, err = hostsOrInitiators(r.to); err != nil {
 		return orchestrator.Request{}, err
 	}
 	if req.GuestLimit < 0 || req.PauseLimit < 0 || req.Lease < 0 || req.Attempts < 0 {

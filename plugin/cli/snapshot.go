@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/cleave-san/cleave/iscsi"
@@ -24,6 +27,25 @@ and the evidence.`,
 		a.snapshotExposeCommand(), a.snapshotUnexposeCommand(), a.snapshotDiffCommand(),
 		a.snapshotRecoverCommand(), a.snapshotRevertCommand(), a.snapshotBreakCommand(), a.snapshotDeleteCommand())
 	return c
+}
+
+// hostsOrInitiators checks and normalises IQNs, and lets names of hosts be, which
+// the control plane knows.
+func hostsOrInitiators(names []string) ([]string, error) {
+	out := slices.Clone(names)
+	for i, n := range names {
+		kind, _, _ := strings.Cut(strings.ToLower(n), ".")
+		host := n != "" && kind != "iqn" && kind != "eui" && kind != "naa" && !strings.ContainsAny(n, ":/ \t\n")
+		if host {
+			continue
+		}
+		iqns, err := initiators(names[i : i+1])
+		if err != nil {
+			return nil, err
+		}
+		out[i] = iqns[0]
+	}
+	return out, nil
 }
 
 // initiators checks and normalises IQNs.

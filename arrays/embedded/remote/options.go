@@ -55,3 +55,14 @@ func (c *Client) Changes(ctx context.Context, v driver.VolumeID, from, to driver
 	err = c.ask(ctx, fmt.Sprintf("comparing points of volume %s", v), "/volumes/"+esc(v)+"/changes", ChangesRequest{from, to}, &ch)
 	return ch, err
 }
+
+// PresentedTo implements driver.Presenter, by the masks of the volume's LUN.
+func (c *Client) PresentedTo(ctx context.Context, v driver.VolumeID) (names []string, err error) {
+	ms, err := c.Masks(ctx)
+	for _, m := range ms {
+		if m.Kind == "volume" && m.Of == string(v) {
+			names = append(names, m.Initiator)
+		}
+	}
+	return names, err
+}

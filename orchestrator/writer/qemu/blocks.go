@@ -84,6 +84,7 @@ func disks(blocks []block, nodes []node) (disks []orchestrator.Disk, problems []
 			problems = append(problems, fmt.Sprintf("disk %s: %v", d.Device, err))
 		} else {
 			d.IQN, d.LUN, d.Portal, d.Path = where.iqn, where.lun, where.portal, where.path
+			d.Initiator = clip(where.initiator)
 		}
 		c := b.Inserted.Cache
 		// Each layer has flags of its own, and one that drops flushes is enough.
@@ -130,6 +131,8 @@ type place struct {
 	portal string // host:port
 	iqn    string
 	lun    uint64
+	// initiator is the name that QEMU logs in with, where it was told one.
+	initiator string
 }
 
 // locate reads QEMU's name for a node: a path, a URL, or "json:{…}" with the
@@ -192,7 +195,11 @@ func locateOptions(o map[string]any, depth int) (place, error) {
 		if t := text("transport"); t != "" && t != "tcp" {
 			return place{}, fmt.Errorf("iSCSI over %.40q", t)
 		}
-		return newLUN(text("portal"), text("target"), lun)
+		p, err := newLUN(text("portal"), text("target"), lun)
+		if err == nil {
+			p.initiator = strings.ToLower(text("initiator-name"))
+		}
+		return p, err
 	case "rbd":
 		return locateImage(text("pool"), text("namespace"), text("image"), text("snapshot"))
 	case "":
